@@ -1,0 +1,136 @@
+"""Which page of the cache holds what: allocation, sharing of prefixes, eviction. No tensors here.
+
+A full page is remembered by its tokens and the page before it, so that equal prefixes are found
+exactly, token for token, without hashes that could collide. Pages in use are counted; pages that
+nobody uses any more keep their contents until the space is needed, least recently used first.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+PageKey = tuple[int, tuple[int, ...]]
+_ROOT = -1
+
+
+@dataclass
+class _Page:
+    num_users: int = 0
+    key: PageKey | None = None
+    num_children: int = 0
+
+
+class PageCache:
+    """Hands out `num_pages` pages of `page_tokens` tokens each."""
+
+    def __init__(self, *, num_pages: int, page_tokens: int):
+        self.num_pages, self.page_tokens = num_pages, page_tokens
+        self._pages = [_Page() for _ in range(num_pages)]
+        self._blank = OrderedDict.fromkeys(range(num_pages))
+        self._idle: OrderedDict[int, None] = OrderedDict()  # remembered, unused: oldest first
+        self._by_key: dict[PageKey, int] = {}
+
+    @property
+    def num_available(self) -> int:
+        """Pages that `allocate` could hand out now."""
+        return len(self._blank) + len(self._idle)
+
+    @property
+    def num_remembered(self) -> int:
+        """Pages, used or idle, whose contents a new request could share."""
+        return len(self._by_key)
+
+    @property
+    def num_used(self) -> int:
+        """Pages that a sequence holds."""
+        return self.num_pages - self.num_available
+
+    def is_idle(self, page: int) -> bool:
+        """Whether the page is remembered and in nobody's use."""
+        return page in self._idle
+
+    def match(self, tokens: Sequence[int]) -> list[int]:
+        """Return the remembered pages of the longest shared prefix, not yet taken.
+
+        The last token is never among them: its logits are still to be computed.
+        """
+        pages: list[int] = []
+        parent = _ROOT
+        for start in range(0, len(tokens) - self.page_tokens, self.page_tokens):
+            page = self._by_key.get((parent, tuple(tokens[start : start + self.page_tokens])))
+            if page is None:
+                break
+            pages.append(page)
+            parent = page
+        return pages
+
+    def take(self, pages: Sequence[int]) -> None:
+        """Count one more user of each of these remembered pages."""
+        for page in pages:
+            self._idle.pop(page, None)
+            self._pages[page].num_users += 1
+
+    def allocate(self, *, after: int | None = None) -> int | None:
+        """Return a fresh page, the neighbour of `after` if that is blank; None if all are in use.
+
+        Neighbouring pages let attention read a sequence as one slice, without gathering.
+        """
+        if after is not None and after + 1 in self._blank:
+            page = after + 1
+            del self._blank[page]
+        elif self._blank:
+            page, _ = self._blank.popitem(last=False)
+        else:
+            page = self._evict()
+            if page is None:
+                return None
+        self._pages[page].num_users = 1
+        return page
+
+    def remember(self, page: int, *, parent: int | None, tokens: Sequence[int]) -> None:
+        """Make a full page findable; a second one of the same contents stays private."""
+        key = (_ROOT if parent is None else parent, tuple(tokens))
+        assert len(key[1]) == self.page_tokens, "only full pages are remembered"
+        if key in self._by_key or (parent is not None and self._pages[parent].key is None):
+            return
+        self._by_key[key] = page
+        self._pages[page].key = key
+        if parent is not None:
+            self._pages[parent].num_children += 1
+
+    def release(self, pages: Sequence[int]) -> None:
+        """Count one user less of each page; children are let go before their parents."""
+        for page in reversed(pages):
+            state = self._pages[page]
+            assert state.num_users > 0, f"page {page} released twice"
+            state.num_users -= 1
+            if state.num_users == 0:
+                if state.key is None:
+                    self._blank[page] = None
+                    self._blank.move_to_end(page, last=False)
+                else:
+                    self._idle[page] = None
+
+    def _evict(self) -> int | None:
+        """Forget the least recently used idle page that no remembered page builds on."""
+        for page in self._idle:
+            if self._pages[page].num_children == 0:
+                del self._idle[page]
+                self._forget(page)
+                return page
+        return None
+
+    def _forget(self, page: int) -> None:
+        key = self._pages[page].key
+        assert key is not None
+        del self._by_key[key]
+        if key[0] != _ROOT:
+            self._pages[key[0]].num_children -= 1
+        self._pages[page] = _Page()
+
+    def check(self) -> None:
+        """Assert that every page is accounted for; called when the engine falls idle."""
+        held = {page for page, state in enumerate(self._pages) if state.num_users > 0}
+        assert held.isdisjoint(self._blank) and held.isdisjoint(self._idle)
+        assert len(held) + len(self._blank) + len(self._idle) == self.num_pages
+        assert all(self._pages[page].key == key for key, page in self._by_key.items())

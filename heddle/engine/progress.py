@@ -1,0 +1,64 @@
+"""What a step's rows mean for a sequence: scores, an embedding, the next token, the end."""
+
+import time
+
+import torch
+
+from heddle.engine.request import Embedded, Finished, PromptScored
+from heddle.engine.runner import Rows
+from heddle.engine.sampler import top_logprobs
+from heddle.engine.sequence import Sequence
+
+
+@torch.inference_mode()
+def advance(sequence: Sequence, rows: Rows) -> Finished | None:
+    """Take in what a step computed for the sequence; return its last event if this was the end.
+
+    The scheduler has counted the step's tokens as computed already.
+    """
+    request = sequence.request
+    if request.embed:
+        total = rows.hidden_TD.sum(0, dtype=torch.float32)
+        past = sequence.hidden_sum_D
+        sequence.hidden_sum_D = total if past is None else past + total
+    if sequence.scores_prompt:
+        _score_prompt(sequence, rows)
+    if sequence.num_pending:
+        return None
+    sequence.first_token_at = sequence.first_token_at or time.monotonic()
+    if request.embed:
+        mean_D = sequence.hidden_sum_D / len(request.prompt)
+        sequence.on_event(Embedded(vector=tuple(mean_D.tolist())))
+        return sequence.finished("stop")
+    if sequence.scores_prompt:
+        logprobs, tops = (
+            zip(*sequence.prompt_scores, strict=True) if sequence.prompt_scores else ((), ())
+        )
+        sequence.on_event(PromptScored(logprobs=logprobs, top_logprobs=tops))
+        if request.max_new_tokens == 0:
+            return sequence.finished("length")
+    return _generate(sequence, rows)
+
+
+def _score_prompt(sequence: Sequence, rows: Rows) -> None:
+    first = sequence.num_computed - len(rows.logits_NV)
+    targets = sequence.request.prompt[first + 1 : sequence.num_computed + 1]
+    for logits_V, target in zip(rows.logits_NV, targets, strict=False):
+        logprobs_V = logits_V.log_softmax(-1)
+        tops = top_logprobs(logprobs_V, sequence.request.num_prompt_logprobs or 0)
+        sequence.prompt_scores.append((float(logprobs_V[target]), tops))
+
+
+def _generate(sequence: Sequence, rows: Rows) -> Finished | None:
+    request, constraint = sequence.request, sequence.constraint
+    event = sequence.sampler.draw(rows.logits_NV[-1], constraint)
+    sequence.num_generated += 1
+    if event.token_id in request.stop_ids:
+        return sequence.finished("stop", stop_id=event.token_id)
+    sequence.tokens.append(event.token_id)
+    sequence.on_event(event)
+    if constraint is not None and constraint.is_complete:
+        return sequence.finished("stop")
+    if sequence.num_generated == request.max_new_tokens:
+        return sequence.finished("length")
+    return None

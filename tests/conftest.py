@@ -1,0 +1,30 @@
+"""What every test may ask for."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from heddle.engine.engine import Engine
+from tests.tiny import save_tiny, tiny_engine
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    """A saved tiny model that tests read and never change."""
+    return save_tiny(tmp_path_factory.mktemp("weights") / "tiny")
+
+
+@pytest.fixture
+def engine(tmp_path) -> Iterator[Engine]:
+    engine = tiny_engine(tmp_path / "tiny")
+    yield engine
+    engine.close()
