@@ -15,7 +15,7 @@ class EngineConfig:
     Attributes:
         context_length: tokens of one sequence at most, prompt and answer; None: the model's own,
             8,192 at most.
-        cache_tokens: tokens whose keys and values are kept; None: one and a half contexts.
+        cache_tokens: tokens whose keys and values are kept; None: one context, 8,192 at least.
         page_tokens: tokens of a cache page; prefixes are shared in whole pages.
         max_running: sequences that are generated at once.
         max_waiting: requests that may queue before `submit` raises `BusyError`.

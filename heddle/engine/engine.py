@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -54,12 +54,12 @@ class Engine:
     """Runs one model for many requests at once."""
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig):
-        self.checkpoint, self.config = checkpoint, config
+        self.config = config
         self.context_length = config.context_length or min(
             checkpoint.config.context_length, DEFAULT_CONTEXT_LENGTH
         )
         torch.set_num_threads(config.threads or torch.get_num_threads())
-        cache_tokens = config.cache_tokens or self.context_length * 3 // 2
+        cache_tokens = config.cache_tokens or max(self.context_length, DEFAULT_CONTEXT_LENGTH)
         num_pages = -(-cache_tokens // config.page_tokens)
         self._capacity = num_pages * config.page_tokens
         self._cache = PageCache(num_pages=num_pages, page_tokens=config.page_tokens)
@@ -72,6 +72,7 @@ class Engine:
         self._runner = Runner(
             load_model(checkpoint, dtype=config.dtype), config, num_pages=num_pages
         )
+        self.checkpoint = replace(checkpoint, tensors={})  # lets go of the mapped file
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._live: dict[str, Sequence] = {}
         self._admission = threading.Lock()

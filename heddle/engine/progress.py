@@ -26,7 +26,7 @@ def advance(sequence: Sequence, rows: Rows) -> Finished | None:
     if sequence.num_pending:
         return None
     sequence.first_token_at = sequence.first_token_at or time.monotonic()
-    if request.embed:
+    if sequence.hidden_sum_D is not None:
         mean_D = sequence.hidden_sum_D / len(request.prompt)
         sequence.on_event(Embedded(vector=tuple(mean_D.tolist())))
         return sequence.finished("stop")

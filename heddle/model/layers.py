@@ -34,25 +34,21 @@ class Attention(nn.Module):
         self.layer = layer
         self.num_heads, self.num_kv_heads = config.num_heads, config.num_kv_heads
         self.head_width = config.head_width
-        num_rotated = self.num_heads + self.num_kv_heads
-        num_projected = num_rotated + self.num_kv_heads
+        num_projected = self.num_heads + 2 * self.num_kv_heads
         self.qkv = nn.Linear(config.width, num_projected * self.head_width, bias=config.qkv_bias)
         self.out = nn.Linear(self.num_heads * self.head_width, config.width, bias=config.out_bias)
-        self.q_norm = self.k_norm = None
-        if config.qk_norm:
-            self.q_norm = RMSNorm(self.head_width, eps=config.norm_eps)
-            self.k_norm = RMSNorm(self.head_width, eps=config.norm_eps)
+        self.q_norm, self.k_norm = (
+            RMSNorm(self.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
+            for _ in range(2)
+        )
 
     def forward(self, x_TD: Tensor, angles: Angles, memory: Memory) -> Tensor:
         heads_TXC = self.qkv(x_TD).view(x_TD.shape[0], -1, self.head_width)
-        num_rotated = self.num_heads + self.num_kv_heads
-        v_TKC = heads_TXC[:, num_rotated:]
-        if self.q_norm is not None:
-            q_THC, k_TKC = heads_TXC[:, :num_rotated].split([self.num_heads, self.num_kv_heads], 1)
-            rotated_TXC = rotate(torch.cat([self.q_norm(q_THC), self.k_norm(k_TKC)], 1), angles)
-        else:
-            rotated_TXC = rotate(heads_TXC[:, :num_rotated], angles)
-        q_THC, k_TKC = rotated_TXC.split([self.num_heads, self.num_kv_heads], 1)
+        q_THC, k_TKC, v_TKC = heads_TXC.split(
+            [self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1
+        )
+        q_THC = rotate(self.q_norm(q_THC), angles)
+        k_TKC = rotate(self.k_norm(k_TKC), angles)
         return self.out(memory.attend(self.layer, q_THC, k_TKC, v_TKC).flatten(1))
 
 
@@ -86,6 +82,8 @@ class Layer(nn.Module):
 
 class Head(nn.Module):
     """Project hidden states to vocabulary logits; shares the embedding's matrix when tied."""
+
+    weight: Tensor
 
     def __init__(self, config: ModelConfig):
         super().__init__()

@@ -25,6 +25,8 @@ class Angles(NamedTuple):
 class Rope(nn.Module):
     """Turns positions into `Angles`; holds the C/2 inverse wavelengths in radians per token."""
 
+    frequencies: Tensor
+
     def __init__(self, config: RopeConfig, *, head_width: int):
         super().__init__()
         frequencies, self.magnitude = inverse_wavelengths(config, head_width=head_width)
@@ -59,6 +61,7 @@ def inverse_wavelengths(config: RopeConfig, *, head_width: int) -> tuple[Tensor,
 
 def _llama3(plain: Tensor, config: RopeConfig) -> Tensor:
     """Slow the long waves, keep the short ones, blend between (Llama 3.1 reference)."""
+    assert config.original_context_length is not None, "RopeConfig has checked this"
     waves_in_context = config.original_context_length * plain / (2 * math.pi)
     span = config.high_freq_factor - config.low_freq_factor
     keep = ((waves_in_context - config.low_freq_factor) / span).clamp(0, 1)
@@ -67,9 +70,11 @@ def _llama3(plain: Tensor, config: RopeConfig) -> Tensor:
 
 def _yarn(plain: Tensor, config: RopeConfig, *, head_width: int) -> tuple[Tensor, float]:
     """Blend by how often a channel turns in the original context (arXiv:2309.00071, 3.2)."""
+    original_length = config.original_context_length
+    assert original_length is not None, "RopeConfig has checked this"
 
     def channel_with(turns: float) -> float:
-        length = config.original_context_length / (turns * 2 * math.pi)
+        length = original_length / (turns * 2 * math.pi)
         return head_width * math.log(length) / (2 * math.log(config.base))
 
     low = max(math.floor(channel_with(config.beta_fast)), 0)
