@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from heddle.config import DEFAULT_MODEL
 from heddle.engine.engine import Engine
+from heddle.weights import hub
 from tests.tiny import save_tiny, tiny_engine
 
 torch.set_num_threads(1)
@@ -28,3 +30,9 @@ def engine(tmp_path) -> Iterator[Engine]:
     engine = tiny_engine(tmp_path / "tiny")
     yield engine
     engine.close()
+
+
+@pytest.fixture(scope="session")
+def default_gguf() -> Path:
+    """The default model's file, which `make test` pulls before the tests."""
+    return hub.resolve(DEFAULT_MODEL)

@@ -55,13 +55,13 @@ class Engine:
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig):
         self.config = config
-        self.context_length = config.context_length or min(
+        context_length = config.context_length or min(
             checkpoint.config.context_length, DEFAULT_CONTEXT_LENGTH
         )
         torch.set_num_threads(config.threads or torch.get_num_threads())
-        cache_tokens = config.cache_tokens or max(self.context_length, DEFAULT_CONTEXT_LENGTH)
+        cache_tokens = config.cache_tokens or max(context_length, DEFAULT_CONTEXT_LENGTH)
         num_pages = -(-cache_tokens // config.page_tokens)
-        self._capacity = num_pages * config.page_tokens
+        self.context_length = min(context_length, num_pages * config.page_tokens)
         self._cache = PageCache(num_pages=num_pages, page_tokens=config.page_tokens)
         self._scheduler = Scheduler(config, self._cache)
         self._grammars = GrammarCompiler(
@@ -182,12 +182,12 @@ class Engine:
         if request.max_new_tokens < (0 if only_reads else 1):
             raise RequestError("max_tokens must be at least 1", parameter="max_tokens")
         length = len(request.prompt) + request.max_new_tokens
-        limit = min(self.context_length, self._capacity)
-        if length > limit:
+        if length > self.context_length:
             raise ContextLengthError(
                 f"the prompt has {len(request.prompt)} tokens and the answer may have "
-                f"{request.max_new_tokens}: {length} together, but the context holds {limit}",
-                parameter="messages",
+                f"{request.max_new_tokens}: {length} together, but the context holds "
+                f"{self.context_length}",
+                parameter="prompt",
                 code="context_length_exceeded",
             )
 

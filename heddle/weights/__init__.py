@@ -1,0 +1,1 @@
+"""Checkpoints: found or fetched (`hub`), read (`checkpoint`), written back (`export`)."""

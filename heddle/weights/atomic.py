@@ -1,0 +1,54 @@
+"""Folders that appear whole or not at all: written beside their place, synchronised, then renamed.
+
+Used by `export` and `hub`.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from heddle.errors import StorageError
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `target` at the end, or vanishes if the block fails.
+
+    Raises StorageError when the disk is full, read-only or closed to us.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}~", dir=target.parent))
+    except OSError as error:
+        raise storage_error(target.parent, error) from error
+    try:
+        yield folder
+        for path in [*folder.rglob("*"), folder]:
+            _synchronise(path)
+        folder.chmod(0o755)
+        folder.rename(target)
+        _synchronise(target.parent)
+    except OSError as error:
+        raise storage_error(target, error) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def storage_error(path: Path, error: OSError) -> StorageError:
+    """Return the sentence for a file that could not be written."""
+    return StorageError(
+        f"cannot write to {path}: {error.strerror or error}; free some space, or choose another "
+        "folder (for downloaded "
+        "models: set HEDDLE_CACHE)"
+    )
+
+
+def _synchronise(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

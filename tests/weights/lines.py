@@ -1,0 +1,106 @@
+"""Lines of text that tokenizers trip over, from a fixed seed."""
+
+import random
+
+PIECES = [
+    "The quick brown fox",
+    "don't",
+    "I'LL",
+    "we've they'd",
+    "naïve café",
+    "Ångström",
+    "e\u0301clair",
+    "ﬁne",
+    "def f(x: int) -> str:\n    return f'{x!r}'",
+    "for (int i = 0; i < n; ++i) {",
+    "a != b && c >= d",
+    "#include <x.h>",
+    "SELECT * FROM t WHERE id=1;",
+    "\t\tindented",
+    "trailing   ",
+    "   leading",
+    "a          b",
+    "\r\n",
+    "\n\n\n",
+    "\n \n",
+    "3.14159",
+    "1234567890",
+    "1 2 3",
+    "x2y3",
+    "٠١٢٣",
+    "²³¹",
+    "Ⅷ",
+    "½",
+    "１２３",
+    "0x1F",
+    "1,000,000.00",
+    "12:34",
+    "你好，世界",
+    "日本語のテキスト",
+    "한국어",
+    "Привет, мир",
+    "Ελληνικά",
+    "مرحبا بالعالم",
+    "שלום",
+    "हिन्दी",
+    "ไทย",
+    "😀",
+    "👩‍👩‍👧‍👦",
+    "🇫🇷",
+    "👍🏽",
+    "☃️",
+    "∑∫√≠",
+    "→←",
+    "\u00a0",
+    "\u3000",
+    "\u200b",
+    "\u2028",
+    "\ufeff",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<repo_name>",
+    "<|im_start|>user\n",
+    "<|im",
+    "https://a.b/c?d=e&f=1",
+    "user@example.com",
+    "C:\\path\\file",
+    "$x^2$",
+    "`code`",
+    "**bold**",
+    "---",
+    "...",
+    "?!",
+    "(",
+    "「」",
+    "_",
+    "__init__",
+    "camelCaseWord",
+    "SCREAMING_CASE",
+    "a" * 40,
+    "=" * 33,
+    "é" * 9,
+    "'s",
+    "'T",
+    " '",
+    "''",
+    '"',
+    "\u0000",
+    "\x7f",
+    "𝕏",
+    "𐍈",
+]
+
+
+def lines(count: int, *, seed: int = 0) -> list[str]:
+    """Return mixtures of one to eight pieces, joined by nothing, spaces or line ends."""
+    random_source = random.Random(seed)
+    made = list(PIECES)
+    while len(made) < count:
+        text = ""
+        for _ in range(random_source.randint(1, 8)):
+            text += random_source.choice(PIECES) + random_source.choice(
+                ["", " ", " ", "  ", "\n", "        "]
+            )
+        made.append(text)
+    return made
