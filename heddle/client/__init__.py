@@ -1,0 +1,1 @@
+"""Talking to a model, wherever it runs: what agents, evaluations and the command line use."""
