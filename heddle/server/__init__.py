@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server: one file per resource of the API, one path to the engine."""

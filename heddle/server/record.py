@@ -1,0 +1,18 @@
+"""What the server notes of a request, for its log line, the metrics and the response's headers."""
+
+import secrets
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass(kw_only=True)
+class RequestRecord:
+    """Filled by who knows: `gate` the caller, `turn` the tokens. Never holds a prompt or a key."""
+
+    id: str = field(default_factory=lambda: f"req_{secrets.token_hex(12)}")
+    started_at: float = field(default_factory=time.perf_counter)
+    caller: str = "-"
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_new_tokens: int = 0
+    finish_reasons: list[str] = field(default_factory=list)

@@ -1,0 +1,59 @@
+"""The key file by itself: errors, concurrency, processes that die."""
+
+import subprocess
+import sys
+
+import pytest
+
+from heddle.errors import RequestError, StorageError
+from heddle.server.keys import KeyStore
+
+CREATE_UNTIL_KILLED = """
+import sys
+from pathlib import Path
+from heddle.server.keys import KeyStore
+store = KeyStore(Path(sys.argv[1]))
+while True:
+    sys.stdout.write(store.create("x") + "\\n")
+    sys.stdout.flush()
+"""
+
+
+def test_revoking_what_is_not_there(tmp_path):
+    store = KeyStore(tmp_path / "keys.sqlite")
+    with pytest.raises(RequestError, match="heddle keys list"):
+        store.revoke("key_none")
+    store.create("x")
+    (record,) = store.list()
+    store.revoke(record.id)
+    with pytest.raises(RequestError):
+        store.revoke(record.id)
+    assert store.list()[0].revoked_at is not None
+
+
+def test_asking_makes_no_file(tmp_path):
+    store = KeyStore(tmp_path / "keys.sqlite")
+    assert store.check("hdl-x") is None and store.list() == []
+    assert not store.path.exists()
+
+
+def test_unusable_file_is_one_clear_sentence(tmp_path):
+    path = tmp_path / "keys.sqlite"
+    path.write_bytes(b"this is not a database, it is a letter" * 100)
+    with pytest.raises(StorageError, match="keys.sqlite"):
+        KeyStore(path).check("hdl-x")
+    with pytest.raises(StorageError, match="file"):
+        KeyStore(path / "below" / "a-file").create("x")
+
+
+def test_kill_minus_9_while_writing_loses_no_key(tmp_path):
+    path = tmp_path / "keys.sqlite"
+    process = subprocess.Popen(
+        [sys.executable, "-c", CREATE_UNTIL_KILLED, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        shown = [process.stdout.readline().strip() for _ in range(5)]
+        process.kill()
+    store = KeyStore(path)
+    assert all(store.check(secret) for secret in shown)
+    assert store.check(store.create("after"))
