@@ -4,7 +4,7 @@ Read by `weights` (which fills it from GGUF or Hugging Face fields) and by every
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from heddle.errors import ConfigError
 
@@ -41,12 +41,89 @@ class RopeConfig:
             raise ConfigError(f"rope kind {self.kind!r} needs original_context_length")
 
 
+CLUSTERS = ("factual", "spatial", "symbolic", "creative", "safety")
+
+
+class Expert(NamedTuple):
+    """One expert of every layer: its cluster's place in `CLUSTERS` and its width in channels."""
+
+    cluster: int
+    width: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class FabricConfig:
+    """The routing fabric: a gate over `CLUSTERS` at layer 0 and a choice of experts at every layer.
+
+    Attributes:
+        experts: every layer's experts; width 0 is the expert that does nothing.
+        context_width: channels of the running mean that the gate reads beside the token.
+        decay: how much of that mean a token keeps of the one before it.
+        temperature: of the gate's softmax; below 1 sharpens.
+        prior_strength: how much a cluster's share weighs at first in the choice of experts.
+        max_experts: experts of one token at most.
+        mass: fewer are taken as soon as their probability reaches this.
+        cost_weight: how strongly wide experts are avoided.
+    """
+
+    experts: tuple[Expert, ...]
+    context_width: int = 32
+    decay: float = 0.98
+    temperature: float = 1.0
+    prior_strength: float = 1.0
+    max_experts: int = 3
+    mass: float = 0.8
+    cost_weight: float = 0.0
+
+    def __post_init__(self):
+        if not self.experts:
+            raise ConfigError("a fabric needs at least one expert")
+        if any(not 0 <= expert.cluster < len(CLUSTERS) for expert in self.experts):
+            raise ConfigError(f"an expert's cluster must lie between 0 and {len(CLUSTERS) - 1}")
+        if any(expert.width < 0 for expert in self.experts):
+            raise ConfigError("an expert's width must not be negative")
+        if not 1 <= self.max_experts <= 3:
+            raise ConfigError(f"max_experts must lie between 1 and 3, not {self.max_experts}")
+        if not 0 <= self.decay < 1 or not 0 < self.mass <= 1 or self.temperature <= 0:
+            raise ConfigError("decay must lie in [0, 1), mass in (0, 1], temperature above 0")
+
+
+MAX_LOOPS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThinkConfig:
+    """The looped thinking block: layers `first_layer` to `first_layer + num_layers - 1`.
+
+    Attributes:
+        adapter_rank: rank of the map that mixes the prelude's state back in before each loop.
+        lora_rank: rank of what later loops add to the block's own projections.
+        block_tokens: later loops see each other's keys inside aligned blocks of this many tokens,
+            beside the first loop's keys of all tokens. Blocks end where cache pages do, so that a
+            shared prefix needs nothing of later loops.
+    """
+
+    first_layer: int
+    num_layers: int
+    adapter_rank: int = 64
+    lora_rank: int = 16
+    block_tokens: int = 64
+
+    def __post_init__(self):
+        for name in ("num_layers", "adapter_rank", "lora_rank", "block_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.first_layer < 0:
+            raise ConfigError(f"first_layer must not be negative, not {self.first_layer}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A dense pre-norm decoder of the Llama or Qwen kind; widths are counts of channels.
+    """A pre-norm decoder of the Llama or Qwen kind; widths are counts of channels.
 
     `qk_norm` normalises queries and keys (Qwen3). `qkv_bias` and `out_bias` are biases of
     attention's projections: both with Llama's `attention_bias`, the first alone in Qwen2.
+    `fabric` and `think` make it adaptive; without them it is dense.
     """
 
     vocab_size: int
@@ -63,6 +140,8 @@ class ModelConfig:
     qk_norm: bool = False
     qkv_bias: bool = False
     out_bias: bool = False
+    fabric: FabricConfig | None = None
+    think: ThinkConfig | None = None
 
     def __post_init__(self):
         for name in (
@@ -81,6 +160,11 @@ class ModelConfig:
             raise ConfigError(
                 f"num_heads ({self.num_heads}) must be a multiple of "
                 f"num_kv_heads ({self.num_kv_heads})"
+            )
+        if self.think and self.think.first_layer + self.think.num_layers > self.num_layers:
+            raise ConfigError(
+                f"the thinking block ends at layer {self.think.first_layer + self.think.num_layers}"
+                f", but the network has {self.num_layers}"
             )
         if self.head_width % 2:
             raise ConfigError(

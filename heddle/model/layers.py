@@ -1,17 +1,51 @@
-"""The parts of a decoder layer: normalisation, attention, feed-forward.
+"""The parts of a decoder layer: normalisation, attention, feed-forward, experts.
 
 Source: Llama (Touvron et al. 2023, arXiv:2302.13971) and, for normalised queries and keys, Qwen3
 (arXiv:2505.09388). Query, key and value projections share one matrix, gate and up another: fewer,
 larger products.
 """
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, rms_norm, silu
 
 from heddle.model.config import ModelConfig
+from heddle.model.experts import Experts
 from heddle.model.memory import Memory
 from heddle.model.rope import Angles, rotate
+from heddle.model.router import Choice, Routing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What layers need to know about the tokens they are given, besides their states.
+
+    In a later loop of the thinking block these are the packed batch's `rows` that still think.
+    """
+
+    angles: Angles
+    memory: Memory
+    routing: Routing | None = None
+    loop: int = 1
+    rows: Tensor | None = None
+
+    def again(self, loop: int, rows: Tensor) -> "Context":
+        """Return the context of some of the tokens in a later loop."""
+        return replace(
+            self,
+            angles=self.angles.rows(rows),
+            routing=self.routing.rows(rows) if self.routing else None,
+            loop=loop,
+            rows=rows,
+        )
+
+    def attend(self, layer: int, q_THC: Tensor, k_TKC: Tensor, v_TKC: Tensor) -> Tensor:
+        """Return the tokens' attention at their loop."""
+        if self.rows is None:
+            return self.memory.attend(layer, q_THC, k_TKC, v_TKC)
+        return self.memory.attend_again(layer, q_THC, k_TKC, v_TKC, loop=self.loop, rows=self.rows)
 
 
 class RMSNorm(nn.Module):
@@ -24,6 +58,37 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class Lora(nn.Module):
+    """A map of low rank that starts at zero (Hu et al. 2021, arXiv:2106.09685)."""
+
+    def __init__(self, in_width: int, out_width: int, *, rank: int):
+        super().__init__()
+        self.down = nn.Linear(in_width, rank, bias=False)
+        self.up = nn.Linear(rank, out_width, bias=False)
+        nn.init.zeros_(self.up.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.up(self.down(x))
+
+
+class LayerLora(nn.Module):
+    """What later loops add to a layer's four projections."""
+
+    def __init__(self, config: ModelConfig, *, rank: int):
+        super().__init__()
+        heads_width = config.num_heads * config.head_width
+        kv_width = config.num_kv_heads * config.head_width
+        self.qkv = Lora(config.width, heads_width + 2 * kv_width, rank=rank)
+        self.out = Lora(heads_width, config.width, rank=rank)
+        self.gate_up = Lora(config.width, 2 * config.ffn_width, rank=rank)
+        self.down = Lora(config.ffn_width, config.width, rank=rank)
+
+
+def project(x: Tensor, projection: nn.Linear, lora: Lora | None) -> Tensor:
+    """Apply a projection, and what a later loop adds to it."""
+    return projection(x) if lora is None else projection(x) + lora(x)
 
 
 class Attention(nn.Module):
@@ -42,14 +107,15 @@ class Attention(nn.Module):
             for _ in range(2)
         )
 
-    def forward(self, x_TD: Tensor, angles: Angles, memory: Memory) -> Tensor:
-        heads_TXC = self.qkv(x_TD).view(x_TD.shape[0], -1, self.head_width)
-        q_THC, k_TKC, v_TKC = heads_TXC.split(
+    def forward(self, x_TD: Tensor, context: Context, lora: LayerLora | None = None) -> Tensor:
+        projected = project(x_TD, self.qkv, lora and lora.qkv)
+        q_THC, k_TKC, v_TKC = projected.view(x_TD.shape[0], -1, self.head_width).split(
             [self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1
         )
-        q_THC = rotate(self.q_norm(q_THC), angles)
-        k_TKC = rotate(self.k_norm(k_TKC), angles)
-        return self.out(memory.attend(self.layer, q_THC, k_TKC, v_TKC).flatten(1))
+        q_THC = rotate(self.q_norm(q_THC), context.angles)
+        k_TKC = rotate(self.k_norm(k_TKC), context.angles)
+        attended_THC = context.attend(self.layer, q_THC, k_TKC, v_TKC)
+        return project(attended_THC.flatten(1), self.out, lora and lora.out)
 
 
 class SwiGLU(nn.Module):
@@ -60,13 +126,13 @@ class SwiGLU(nn.Module):
         self.gate_up = nn.Linear(config.width, 2 * config.ffn_width, bias=False)
         self.down = nn.Linear(config.ffn_width, config.width, bias=False)
 
-    def forward(self, x_TD: Tensor) -> Tensor:
-        gate_TF, up_TF = self.gate_up(x_TD).chunk(2, dim=-1)
-        return self.down(silu(gate_TF) * up_TF)
+    def forward(self, x_TD: Tensor, lora: LayerLora | None = None) -> Tensor:
+        gate_TF, up_TF = project(x_TD, self.gate_up, lora and lora.gate_up).chunk(2, dim=-1)
+        return project(silu(gate_TF) * up_TF, self.down, lora and lora.down)
 
 
 class Layer(nn.Module):
-    """One pre-norm decoder layer."""
+    """One pre-norm decoder layer, with experts beside its feed-forward if there is a fabric."""
 
     def __init__(self, config: ModelConfig, *, layer: int):
         super().__init__()
@@ -74,10 +140,18 @@ class Layer(nn.Module):
         self.attention = Attention(config, layer=layer)
         self.ffn_norm = RMSNorm(config.width, eps=config.norm_eps)
         self.ffn = SwiGLU(config)
+        self.experts = Experts(config.fabric, width=config.width) if config.fabric else None
 
-    def forward(self, x_TD: Tensor, angles: Angles, memory: Memory) -> Tensor:
-        x_TD = x_TD + self.attention(self.attention_norm(x_TD), angles, memory)
-        return x_TD + self.ffn(self.ffn_norm(x_TD))
+    def forward(
+        self, x_TD: Tensor, context: Context, lora: LayerLora | None = None
+    ) -> tuple[Tensor, Choice | None]:
+        x_TD = x_TD + self.attention(self.attention_norm(x_TD), context, lora)
+        read_TD = self.ffn_norm(x_TD)
+        x_TD = x_TD + self.ffn(read_TD, lora)
+        if self.experts is None or context.routing is None:
+            return x_TD, None
+        mix_TD, choice = self.experts(read_TD, context.routing)
+        return x_TD + mix_TD, choice
 
 
 class Head(nn.Module):

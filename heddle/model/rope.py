@@ -21,6 +21,10 @@ class Angles(NamedTuple):
     cos_T1C: Tensor
     sin_T1C: Tensor
 
+    def rows(self, rows: Tensor) -> "Angles":
+        """Return the angles of some tokens."""
+        return Angles(self.cos_T1C[rows], self.sin_T1C[rows])
+
 
 class Rope(nn.Module):
     """Turns positions into `Angles`; holds the C/2 inverse wavelengths in radians per token."""

@@ -1,23 +1,32 @@
-"""The decoder: embed, run the layers, project. Built by `engine/load.py` and the tests."""
+"""The network: embed, gate, run the layers, some of them again for hard tokens, project.
 
+Built by `engine/load.py`, the trainer and the tests. With neither fabric nor thinking block it is
+a plain decoder, and it computes the same with both at one loop while new experts are still zero.
+"""
+
+import torch
 from torch import Tensor, nn
 
-from heddle.model.batch import Out, Packed
-from heddle.model.config import ModelConfig
-from heddle.model.layers import Head, Layer, RMSNorm
+from heddle.model.batch import Out, Packed, Trace
+from heddle.model.config import CLUSTERS, ModelConfig
+from heddle.model.layers import Context, Head, Layer, RMSNorm
 from heddle.model.memory import Memory
 from heddle.model.rope import Rope
+from heddle.model.router import Choice, Gate, Routing
+from heddle.model.think import Think
 
 
 class Transformer(nn.Module):
-    """A dense decoder; its parameter names are the names that `weights` reads and writes."""
+    """A decoder; its parameter names are the names that `weights` reads and writes."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab_size, config.width)
         self.rope = Rope(config.rope, head_width=config.head_width)
+        self.gate = Gate(config.fabric, width=config.width) if config.fabric else None
         self.layers = nn.ModuleList(Layer(config, layer=i) for i in range(config.num_layers))
+        self.think = Think(config, config.think) if config.think else None
         self.norm = RMSNorm(config.width, eps=config.norm_eps)
         self.head = Head(config)
         if config.tied_embeddings:
@@ -26,8 +35,44 @@ class Transformer(nn.Module):
     def forward(self, packed: Packed, memory: Memory) -> Out:
         """Return states of all T tokens and float32 logits of the N wanted rows."""
         x_TD: Tensor = self.embed(packed.token_T)
-        angles = self.rope(packed.position_T, x_TD.dtype)
-        for layer in self.layers:
-            x_TD = layer(x_TD, angles, memory)
+        context = Context(
+            angles=self.rope(packed.position_T, x_TD.dtype),
+            memory=memory,
+            routing=self._route(x_TD, packed, memory),
+        )
+        layers = list(self.layers)
+        choices: list[Choice] = []
+        thought = None
+        if self.think is not None and self.config.think is not None:
+            first = self.config.think.first_layer
+            end = first + self.config.think.num_layers
+            x_TD = _run(layers[:first], x_TD, context, choices)
+            thought = self.think(x_TD, layers[first:end], context, packed.depth)
+            x_TD, layers = thought.hidden_TD, layers[end:]
+            choices += thought.choices
+        x_TD = _run(layers, x_TD, context, choices)
         hidden_TD = self.norm(x_TD)
-        return Out(hidden_TD, self.head(hidden_TD[packed.output_N]))
+        trace = Trace(
+            cluster_TG=context.routing.cluster_TG if context.routing else None,
+            choices=tuple(choices),
+            loops_T=thought.loops_T if thought else None,
+            hard_logit_T=thought.hard_logit_T if thought else None,
+            settled_logit_T=thought.settled_logit_T if thought else None,
+        )
+        return Out(hidden_TD, self.head(hidden_TD[packed.output_N]), trace)
+
+    def _route(self, x_TD: Tensor, packed: Packed, memory: Memory) -> Routing | None:
+        if self.gate is None:
+            return None
+        steer_TG = packed.steer_TG
+        if steer_TG is None:
+            steer_TG = torch.zeros(len(x_TD), len(CLUSTERS), device=x_TD.device)
+        return Routing(self.gate(x_TD, memory), steer_TG)
+
+
+def _run(layers: list[nn.Module], x_TD: Tensor, context: Context, choices: list[Choice]) -> Tensor:
+    for layer in layers:
+        x_TD, choice = layer(x_TD, context)
+        if choice is not None:
+            choices.append(choice)
+    return x_TD

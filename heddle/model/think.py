@@ -1,0 +1,100 @@
+"""The looped thinking block: hard tokens pass the network's middle layers again, up to 32 times.
+
+    h_1 = R(e)                                        the first loop is the plain network's
+    u_t = h_{t-1} + A(RMS[h_{t-1}; e]) + step_t       A of low rank, zero at first
+    d_t = R_{θ+LoRA}(u_t) - h_{t-1}
+    h_t = h_{t-1} + σ(W_g d_t + b) ⊙ d_t              b = -3 at first: small steps
+
+Only tokens that still think are computed. In later loops they attend to the first loop's keys and
+values of all tokens, and to each other's of the same loop inside aligned blocks. Sources:
+retrofitted recurrence (arXiv:2511.07384), thinking at hard tokens (arXiv:2511.08577), a shared
+first-loop cache with a local window (arXiv:2510.24824).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from heddle.model.batch import Depth
+from heddle.model.config import MAX_LOOPS, ModelConfig, ThinkConfig
+from heddle.model.layers import Context, Layer, LayerLora, Lora
+from heddle.model.router import Choice
+
+GATE_BIAS = -3.0
+
+
+class Thought(NamedTuple):
+    """What the block made of each token, and how.
+
+    `hard_logit_T` says whether the first loop will get the next token wrong, `settled_logit_T`
+    whether one more loop would leave the answer as it is; above 0 means yes.
+    """
+
+    hidden_TD: Tensor
+    loops_T: Tensor
+    hard_logit_T: Tensor
+    settled_logit_T: Tensor
+    choices: list[Choice]
+
+
+class Think(nn.Module):
+    """Runs the block's layers once for every token, and again for those that think on."""
+
+    def __init__(self, config: ModelConfig, think: ThinkConfig):
+        super().__init__()
+        width = config.width
+        self.mix_norm = nn.RMSNorm(2 * width)
+        self.mix = Lora(2 * width, width, rank=think.adapter_rank)
+        self.step = nn.Embedding(MAX_LOOPS - 1, width)
+        self.gate = nn.Linear(width, width)
+        self.loras = nn.ModuleList(
+            LayerLora(config, rank=think.lora_rank) for _ in range(think.num_layers)
+        )
+        self.read_norm = nn.RMSNorm(width)
+        self.read = nn.Linear(width, 2)
+        nn.init.zeros_(self.step.weight)
+        nn.init.constant_(self.gate.bias, GATE_BIAS)
+
+    def forward(
+        self, x_TD: Tensor, layers: Sequence[Layer], context: Context, depth: Depth | None
+    ) -> Thought:
+        h_TD, choices = x_TD, []
+        for layer in layers:
+            h_TD, choice = layer(h_TD, context)
+            choices.append(choice)
+        hard_logit_T, settled_logit_T = self._read(h_TD)
+        loops_T = torch.ones_like(hard_logit_T, dtype=torch.long)
+        depth = depth or Depth(loops_T, torch.zeros_like(loops_T, dtype=torch.bool))
+        thinks_T = ~depth.auto_T | (hard_logit_T > 0)
+        for loop in range(2, int(depth.max_T.max()) + 1):
+            rows = (thinks_T & (depth.max_T >= loop)).nonzero()[:, 0]
+            if len(rows) == 0:
+                break
+            h_ND, more = self._loop(h_TD[rows], x_TD[rows], layers, context.again(loop, rows))
+            h_TD = h_TD.index_copy(0, rows, h_ND)
+            choices += more
+            loops_T[rows] = loop
+            _, settled_logit_N = self._read(h_ND)
+            settled_logit_T = settled_logit_T.index_copy(0, rows, settled_logit_N)
+            thinks_T[rows] &= ~(depth.auto_T[rows] & (settled_logit_N > 0))
+        choices = [choice for choice in choices if choice is not None]
+        return Thought(h_TD, loops_T, hard_logit_T, settled_logit_T, choices)
+
+    def _loop(
+        self, h_ND: Tensor, x_ND: Tensor, layers: Sequence[Layer], context: Context
+    ) -> tuple[Tensor, list[Choice | None]]:
+        """Pass some tokens through the block once more; `x_ND` is what first entered it."""
+        u_ND = h_ND + self.mix(self.mix_norm(torch.cat([h_ND, x_ND], dim=-1)))
+        u_ND = u_ND + self.step.weight[context.loop - 2]
+        choices = []
+        for layer, lora in zip(layers, self.loras, strict=True):
+            u_ND, choice = layer(u_ND, context, lora)
+            choices.append(choice)
+        change_ND = u_ND - h_ND
+        return h_ND + self.gate(change_ND).sigmoid() * change_ND, choices
+
+    def _read(self, h_TD: Tensor) -> tuple[Tensor, Tensor]:
+        logits_T2 = self.read(self.read_norm(h_TD)).float()
+        return logits_T2[:, 0], logits_T2[:, 1]
