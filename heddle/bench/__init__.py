@@ -1,0 +1,1 @@
+"""Speed and memory beside peers: what `heddle bench` runs. docs/bench.md has the method."""

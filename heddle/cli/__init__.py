@@ -1,0 +1,1 @@
+"""The `heddle` command, one file a command; they import what they need when they run."""

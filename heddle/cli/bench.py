@@ -1,0 +1,211 @@
+"""`heddle bench`: the measurements of docs/bench.md."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from heddle.cli import options
+from heddle.cli.console import err, out, print_json
+from heddle.errors import ConfigError
+
+if TYPE_CHECKING:
+    from heddle.bench.report import Json
+
+app = typer.Typer(no_args_is_help=True, help="Measure speed and memory, beside a peer if asked.")
+
+PEER_PACKAGES = {  # what a peer's worker imports, and what to install for it
+    "transformers": (("transformers", "accelerate"), "transformers accelerate"),
+    "llama.cpp": (("llama_cpp",), "llama-cpp-python"),
+}
+Model = Annotated[str, typer.Option(help=options.MODEL_HELP)]
+Peer = Annotated[
+    Literal["transformers", "llama.cpp", "none"],
+    typer.Option(help="Whom to measure beside us, on the same file."),
+]
+Rounds = Annotated[int, typer.Option(min=1, help="Rounds; ours and the peer's alternate.")]
+PeerDtype = Annotated[
+    Literal["float32", "bfloat16"],
+    typer.Option(help="Precision of transformers; llama.cpp keeps the file's."),
+]
+Chats = Annotated[int, typer.Option(min=1, help="Chats in all.")]
+AtOnce = Annotated[int, typer.Option(min=1, help="Chats at any one time.")]
+LengthSeed = Annotated[int, typer.Option(help="Seed of the lengths of prompts and answers.")]
+TimeLimit = Annotated[
+    float, typer.Option(min=1, help="Seconds after which the load ends, finished or not.")
+]
+Context = Annotated[int, typer.Option(min=64, help="Tokens of the context that is filled.")]
+
+
+def comparison(name: str) -> Callable[..., None]:
+    """Return the command for a measurement that peers can be put through too."""
+
+    def command(
+        model: Model = options.DEFAULT,
+        peer: Peer = "none",
+        rounds: Rounds = 9,
+        threads: options.Threads = None,
+        dtype: options.Dtype = "float32",
+        peer_dtype: PeerDtype = "float32",
+        as_json: options.AsJson = False,
+    ) -> None:
+        from heddle.bench.compare import compare
+        from heddle.bench.environment import num_cores
+        from heddle.bench.measure import MEASUREMENTS
+        from heddle.bench.report import comparison_report
+        from heddle.bench.worker import WorkerSettings
+        from heddle.cli.download import fetched
+
+        path, threads = fetched(model), threads or num_cores()
+        check_peer(peer, path)
+        dtypes = {"heddle": dtype} if peer == "none" else {"heddle": dtype, peer: peer_dtype}
+        contenders = {
+            name: WorkerSettings(
+                path=str(path), threads=threads, context_length=2048, dtype=precision
+            )
+            for name, precision in dtypes.items()
+        }
+        measurements = MEASUREMENTS[name]
+        with progress(name, rounds * len(measurements)) as step:
+            found = compare(
+                measurements,
+                contenders,
+                num_rounds=rounds,
+                on_round=lambda values: step(" / ".join(values)),
+            )
+        show(comparison_report(found, threads=threads, model=path.name), as_json=as_json)
+
+    return command
+
+
+app.command("decode", help="Tokens a second of one answer.")(comparison("decode"))
+app.command("prefill", help="Tokens a second of a 512-token prompt.")(comparison("prefill"))
+app.command("ttft", help="Time to the first token of a 128-token prompt, new and seen before.")(
+    comparison("ttft")
+)
+
+
+@app.command()
+def load(
+    model: Model = options.DEFAULT,
+    chats: Chats = 32,
+    at_once: AtOnce = 8,
+    seed: LengthSeed = 1,
+    time_limit: TimeLimit = 300,
+    threads: options.Threads = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Many chats at once over HTTP: throughput, waiting times, errors."""
+    from heddle.bench.environment import num_cores
+    from heddle.bench.load import draw_chats, run_load
+    from heddle.bench.report import load_report
+    from heddle.bench.server_process import heddle_command, running
+    from heddle.cli.download import fetched
+
+    path, threads = fetched(model), threads or num_cores()
+    command = heddle_command(path, threads=threads, context_length=2048)
+    with progress("load", chats) as step, running(command) as server:
+        found = asyncio.run(
+            run_load(
+                server.url,
+                draw_chats(chats, seed=seed),
+                num_at_once=at_once,
+                time_limit_s=time_limit,
+                on_answer=lambda: step(""),
+            )
+        )
+    settings = {
+        "chats": chats,
+        "at_once": at_once,
+        "seed": seed,
+        "threads": threads,
+        "model": path.name,
+    }
+    show(load_report(found, settings), as_json=as_json)
+
+
+@app.command()
+def memory(
+    model: Model = options.DEFAULT,
+    context_length: Context = 8192,
+    threads: options.Threads = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Peak memory of a fresh server that fills one context to its end."""
+    from heddle.bench.environment import num_cores
+    from heddle.bench.footprint import measure_memory
+    from heddle.cli.download import fetched
+
+    with err.status("Filling a context…"):
+        found = measure_memory(
+            fetched(model), threads=threads or num_cores(), context_length=context_length
+        )
+    show(found, as_json=as_json)
+
+
+@app.command()
+def startup(
+    model: Model = options.DEFAULT,
+    rounds: Rounds = 3,
+    threads: options.Threads = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Seconds from the start of a server's process until it answers."""
+    from heddle.bench.environment import num_cores
+    from heddle.bench.footprint import measure_startup
+    from heddle.cli.download import fetched
+
+    path = fetched(model)
+    with progress("startup", rounds) as step:
+        found = measure_startup(
+            path, threads=threads or num_cores(), num_rounds=rounds, on_round=step
+        )
+    show(found, as_json=as_json)
+
+
+def check_peer(peer: str, path: Path) -> None:
+    """Raise ConfigError, saying what to install, if the peer cannot be measured on this model."""
+    modules, packages = PEER_PACKAGES.get(peer, ((), ""))
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise ConfigError(f"the peer {peer} is not installed: run `pip install {packages}`")
+    if peer == "llama.cpp" and path.suffix != ".gguf":
+        raise ConfigError(f"llama.cpp reads .gguf files only, and {path} is none")
+
+
+@contextmanager
+def progress(name: str, total: int) -> Iterator[Callable[[str], None]]:
+    """Show rounds done and the time left on standard error; call what is given after each round."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        TextColumn("{task.fields[found]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(name, total=total, found="")
+        yield lambda found: bar.update(task, advance=1, found=found)
+
+
+def show(report: "Json", *, as_json: bool) -> None:
+    """Print a report: one JSON object on the last line, or a table."""
+    from rich.table import Table
+
+    if as_json:
+        print_json(report)
+        return
+    table = Table.grid(padding=(0, 2))
+    for name, value in report.items():
+        if value is not None and not isinstance(value, dict):
+            table.add_row(f"[bold]{name.replace('_', ' ')}", str(value))
+    out.print(table)

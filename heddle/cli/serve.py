@@ -1,0 +1,102 @@
+"""`heddle serve`: the server and the chat page, on this machine."""
+
+import logging
+from typing import Annotated
+
+import typer
+
+from heddle.cli import options
+from heddle.cli.console import note
+
+Host = Annotated[
+    str, typer.Option(help="Address to listen on; beyond loopback, API keys are asked for.")
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+MaxRunning = Annotated[int, typer.Option(min=1, help="Answers written at once.")]
+MaxWaiting = Annotated[
+    int, typer.Option(min=1, help="Requests that may queue; more are told to come back.")
+]
+CacheTokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tokens kept in memory.", show_default="one and a half contexts"),
+]
+Keys = Annotated[
+    bool | None,
+    typer.Option("--keys/--no-keys", help="Ask for API keys.", show_default="only beyond loopback"),
+]
+AllowedOrigin = Annotated[
+    list[str] | None,
+    typer.Option(help="Another site whose pages may call the API (CORS); may be repeated."),
+]
+AllowedHost = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Another name this server is reached by, as behind a proxy; may be repeated."
+    ),
+]
+RequestsPerMinute = Annotated[
+    int, typer.Option(min=0, help="Requests of one caller a minute; 0 is no limit.")
+]
+DrainTimeout = Annotated[
+    float, typer.Option(min=0, help="Seconds that running answers may go on after SIGTERM.")
+]
+
+
+def serve(
+    model: options.Model = options.DEFAULT,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    threads: options.Threads = None,
+    context_length: options.ContextLength = None,
+    dtype: options.Dtype = "float32",
+    max_running: MaxRunning = 16,
+    max_waiting: MaxWaiting = 128,
+    cache_tokens: CacheTokens = None,
+    keys: Keys = None,
+    allowed_origin: AllowedOrigin = None,
+    allowed_host: AllowedHost = None,
+    requests_per_minute: RequestsPerMinute = 0,
+    drain_timeout: DrainTimeout = 30.0,
+) -> None:
+    """Serve a model and the chat page until interrupted."""
+    from heddle.cli.download import fetched
+    from heddle.engine.config import EngineConfig
+    from heddle.engine.engine import Engine
+    from heddle.server.main import listen, run
+    from heddle.server.settings import ServerSettings
+
+    settings = ServerSettings(
+        host=host,
+        port=port,
+        require_keys=keys,
+        allowed_origins=tuple(allowed_origin or ()),
+        allowed_hosts=tuple(allowed_host or ()),
+        requests_per_minute=requests_per_minute,
+        drain_timeout_s=drain_timeout,
+    )
+    config = EngineConfig(
+        threads=threads,
+        context_length=context_length,
+        dtype=dtype,
+        max_running=max_running,
+        max_waiting=max_waiting,
+        cache_tokens=cache_tokens,
+    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    listener = listen(settings)
+    engine = Engine.load(fetched(model), config)
+    note(
+        f"Serving {engine.checkpoint.name} ({engine.checkpoint.description}), "
+        f"{engine.context_length} tokens of context"
+    )
+    shown_host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
+        host, f"[{host}]" if ":" in host else host
+    )
+    url = f"http://{shown_host}:{listener.getsockname()[1]}"
+    run(
+        engine,
+        settings,
+        listener=listener,
+        on_ready=lambda: print(f"Heddle is ready: {url}", flush=True),
+    )
