@@ -59,10 +59,13 @@ def comparison(name: str) -> Callable[..., None]:
         from heddle.bench.report import comparison_report
         from heddle.bench.worker import WorkerSettings
         from heddle.cli.download import fetched
+        from heddle.engine.config import DType
 
         path, threads = fetched(model), threads or num_cores()
         check_peer(peer, path)
-        dtypes = {"heddle": dtype} if peer == "none" else {"heddle": dtype, peer: peer_dtype}
+        dtypes: dict[str, DType] = (
+            {"heddle": dtype} if peer == "none" else {"heddle": dtype, peer: peer_dtype}
+        )
         contenders = {
             name: WorkerSettings(
                 path=str(path), threads=threads, context_length=2048, dtype=precision

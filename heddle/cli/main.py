@@ -7,6 +7,7 @@ from typer.core import TyperGroup
 
 from heddle.cli import bench, chat, keys, models, run, serve, version
 from heddle.cli.console import note
+from heddle.config import calm_openmp
 from heddle.errors import HeddleError
 
 
@@ -39,6 +40,7 @@ def common(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Take the options that come before the command."""
+    calm_openmp()
 
 
 app.command("serve")(serve.serve)

@@ -18,7 +18,7 @@ MaxWaiting = Annotated[
 ]
 CacheTokens = Annotated[
     int | None,
-    typer.Option(min=1, help="Tokens kept in memory.", show_default="one and a half contexts"),
+    typer.Option(min=1, help="Tokens kept in memory.", show_default="one context, 8192 at least"),
 ]
 Keys = Annotated[
     bool | None,
@@ -83,7 +83,8 @@ def serve(
         cache_tokens=cache_tokens,
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for library in ("uvicorn", "httpx"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     listener = listen(settings)
     engine = Engine.load(fetched(model), config)
     note(

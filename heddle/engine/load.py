@@ -1,7 +1,7 @@
 """From a checkpoint to a network in memory, ready for the engine."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from heddle.engine.config import DType
 from heddle.model.transformer import Transformer
@@ -17,15 +17,16 @@ def load_model(checkpoint: Checkpoint, *, dtype: DType) -> Transformer:
     """
     with torch.device("meta"):
         model = Transformer(checkpoint.config)
-    tied = checkpoint.config.tied_embeddings
-    for name, parameter in list(model.named_parameters()):
+    state: dict[str, Tensor] = {}
+    for name, empty in model.state_dict().items():
+        if name == "head.weight" and checkpoint.config.tied_embeddings:
+            state[name] = state["embed.weight"]
+            continue
         value = checkpoint.load(name, _DTYPES[dtype])
-        assert value.shape == parameter.shape, f"{name}: {value.shape} is not {parameter.shape}"
-        _place(model, name, column_major(value) if value.dim() == 2 else value)
-    if tied:
-        model.head.weight = model.embed.weight
-    model.rope = type(model.rope)(checkpoint.config.rope, head_width=checkpoint.config.head_width)
-    return model.eval()
+        assert value.shape == empty.shape, f"{name}: {value.shape} is not {empty.shape}"
+        state[name] = column_major(value) if value.dim() == 2 else value
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_(False).eval()
 
 
 def column_major(weight: Tensor) -> Tensor:
@@ -35,8 +36,3 @@ def column_major(weight: Tensor) -> Tensor:
     for two rows, no difference from four rows up.
     """
     return weight.t().contiguous().t()
-
-
-def _place(model: nn.Module, name: str, value: Tensor) -> None:
-    owner_name, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(owner_name), leaf, nn.Parameter(value, requires_grad=False))

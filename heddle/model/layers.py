@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, rms_norm, silu
+from torch.nn.functional import embedding, linear, rms_norm, silu
 
 from heddle.model.config import ModelConfig
 from heddle.model.experts import Experts
@@ -154,14 +154,27 @@ class Layer(nn.Module):
         return x_TD + mix_TD, choice
 
 
-class Head(nn.Module):
-    """Project hidden states to vocabulary logits; shares the embedding's matrix when tied."""
+class Vocabulary(nn.Module):
+    """A matrix with one row a token: the embedding, and the head."""
 
     weight: Tensor
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(config.vocab_size, config.width))
+        if not self.weight.is_meta:  # where drawing does nothing, after seconds of imports
+            nn.init.normal_(self.weight, std=0.02)
+
+
+class Embedding(Vocabulary):
+    """From token ids to vectors."""
+
+    def forward(self, token_T: Tensor) -> Tensor:
+        return embedding(token_T, self.weight)
+
+
+class Head(Vocabulary):
+    """From hidden states to logits; shares the embedding's matrix when tied."""
 
     def forward(self, x_ND: Tensor) -> Tensor:
         return linear(x_ND, self.weight).float()

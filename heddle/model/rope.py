@@ -52,7 +52,8 @@ def rotate(x_TXC: Tensor, angles: Angles) -> Tensor:
 
 def inverse_wavelengths(config: RopeConfig, *, head_width: int) -> tuple[Tensor, float]:
     """Return the C/2 rotation speeds and the factor that YaRN puts on queries and keys (else 1)."""
-    exponents = torch.arange(0, head_width, 2, dtype=torch.float32) / head_width
+    # On the CPU even while a network is built on the meta device: these are values, not weights.
+    exponents = torch.arange(0, head_width, 2, dtype=torch.float32, device="cpu") / head_width
     plain = 1.0 / config.base**exponents
     if config.kind == "linear":
         return plain / config.factor, 1.0
@@ -83,7 +84,7 @@ def _yarn(plain: Tensor, config: RopeConfig, *, head_width: int) -> tuple[Tensor
 
     low = max(math.floor(channel_with(config.beta_fast)), 0)
     high = min(math.ceil(channel_with(config.beta_slow)), head_width - 1)
-    ramp = (torch.arange(head_width // 2) - low) / max(high - low, 0.001)
+    ramp = (torch.arange(head_width // 2, device="cpu") - low) / max(high - low, 0.001)
     magnitude = config.attention_factor
     if magnitude is None:
         magnitude = 0.1 * math.log(config.factor) + 1.0 if config.factor > 1 else 1.0

@@ -73,8 +73,9 @@ class Router(nn.Module):
         self.norm = nn.RMSNorm(width)
         self.scores = nn.Linear(width, len(fabric.experts), bias=False)
         self.prior = nn.Parameter(torch.tensor(fabric.prior_strength))
-        widths = torch.tensor([float(expert.width) for expert in fabric.experts])
-        clusters = torch.tensor([expert.cluster for expert in fabric.experts])
+        # Values, not weights: on the CPU even while a network is built on the meta device.
+        widths = torch.tensor([float(expert.width) for expert in fabric.experts], device="cpu")
+        clusters = torch.tensor([expert.cluster for expert in fabric.experts], device="cpu")
         self.register_buffer("cluster_E", clusters, persistent=False)
         self.register_buffer("cost_E", widths / widths.max().clamp(min=1), persistent=False)
         self.register_buffer("balance_E", torch.zeros(len(fabric.experts)))

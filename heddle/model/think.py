@@ -47,14 +47,13 @@ class Think(nn.Module):
         width = config.width
         self.mix_norm = nn.RMSNorm(2 * width)
         self.mix = Lora(2 * width, width, rank=think.adapter_rank)
-        self.step = nn.Embedding(MAX_LOOPS - 1, width)
+        self.step = nn.Parameter(torch.zeros(MAX_LOOPS - 1, width))
         self.gate = nn.Linear(width, width)
         self.loras = nn.ModuleList(
             LayerLora(config, rank=think.lora_rank) for _ in range(think.num_layers)
         )
         self.read_norm = nn.RMSNorm(width)
         self.read = nn.Linear(width, 2)
-        nn.init.zeros_(self.step.weight)
         nn.init.constant_(self.gate.bias, GATE_BIAS)
 
     def forward(
@@ -87,7 +86,7 @@ class Think(nn.Module):
     ) -> tuple[Tensor, list[Choice | None]]:
         """Pass some tokens through the block once more; `x_ND` is what first entered it."""
         u_ND = h_ND + self.mix(self.mix_norm(torch.cat([h_ND, x_ND], dim=-1)))
-        u_ND = u_ND + self.step.weight[context.loop - 2]
+        u_ND = u_ND + self.step[context.loop - 2]
         choices = []
         for layer, lora in zip(layers, self.loras, strict=True):
             u_ND, choice = layer(u_ND, context, lora)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from heddle.model.batch import Out, Packed, Trace
 from heddle.model.config import CLUSTERS, ModelConfig
-from heddle.model.layers import Context, Head, Layer, RMSNorm
+from heddle.model.layers import Context, Embedding, Head, Layer, RMSNorm
 from heddle.model.memory import Memory
 from heddle.model.rope import Rope
 from heddle.model.router import Choice, Gate, Routing
@@ -22,7 +22,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.width)
+        self.embed = Embedding(config)
         self.rope = Rope(config.rope, head_width=config.head_width)
         self.gate = Gate(config.fabric, width=config.width) if config.fabric else None
         self.layers = nn.ModuleList(Layer(config, layer=i) for i in range(config.num_layers))
