@@ -25,7 +25,14 @@ from heddle.engine.runner import Rows, Runner
 from heddle.engine.sampler import Sampler
 from heddle.engine.scheduler import Scheduler, Work
 from heddle.engine.sequence import Sequence
-from heddle.errors import BusyError, ContextLengthError, EngineError, HeddleError, RequestError
+from heddle.errors import (
+    BusyError,
+    ConfigError,
+    ContextLengthError,
+    EngineError,
+    HeddleError,
+    RequestError,
+)
 from heddle.weights.checkpoint import Checkpoint, open_checkpoint
 
 log = logging.getLogger(__name__)
@@ -55,6 +62,8 @@ class Engine:
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig):
         self.config = config
+        if checkpoint.config.fabric or checkpoint.config.think:
+            raise ConfigError(f"{checkpoint.name} is adaptive: this engine serves dense models")
         context_length = config.context_length or min(
             checkpoint.config.context_length, DEFAULT_CONTEXT_LENGTH
         )

@@ -1,30 +1,19 @@
-"""Open a model from disk, whatever its format.
-
-Called by the engine, and by `hub` to check what it fetched.
-"""
+"""Open a model from disk, whatever its format: dense, or a delta over a dense one."""
 
 from pathlib import Path
 
-from heddle.errors import ConfigError, WeightsError
 from heddle.weights.contents import Checkpoint
-from heddle.weights.folder import read_folder
-from heddle.weights.gguf import read_gguf
+from heddle.weights.delta import DESCRIPTION, read_delta
+from heddle.weights.dense import open_dense
 
 __all__ = ["Checkpoint", "open_checkpoint"]
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """Open a `.gguf` file or a Hugging Face folder without reading its tensors.
+    """Open a `.gguf` file, a Hugging Face folder or a delta without reading its tensors.
 
     Raises WeightsError, which names file and field, for anything missing, corrupt or unsupported.
     """
-    try:
-        if path.is_dir():
-            return read_folder(path)
-        if path.suffix == ".gguf":
-            return read_gguf(path)
-    except ConfigError as error:
-        raise WeightsError(f"{path}: {error}") from error
-    except OSError as error:
-        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from error
-    raise WeightsError(f"{path}: neither a .gguf file nor a folder with config.json")
+    if (path / DESCRIPTION).is_file():
+        return read_delta(path)
+    return open_dense(path)

