@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from heddle.bench.measure import Contender, Timing
+from heddle.engine.config import DType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +23,7 @@ class WorkerSettings:
     path: str
     threads: int
     context_length: int
-    dtype: Literal["float32", "bfloat16"]
+    dtype: DType
 
     @property
     def model_path(self) -> Path:

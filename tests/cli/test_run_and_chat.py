@@ -96,7 +96,7 @@ class Terminal:
 @pytest.fixture
 def terminal(server_url, tmp_path):
     shown = Terminal(
-        "--url", server_url, "--max-tokens", "900", "--temperature", "1", data=str(tmp_path)
+        "--url", server_url, "--max-tokens", "900", "--temperature", "0", data=str(tmp_path)
     )
     yield shown
     shown.close()
@@ -118,7 +118,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(terminal):
     terminal.wait_for("min_p is 0")
     terminal.say("Tell me everything.\r")
     terminal.wait_for("everything.")
-    time.sleep(0.5)
+    time.sleep(0.3)
     os.kill(terminal.process.pid, signal.SIGINT)
     terminal.wait_for("stopped")
     terminal.say("/new\r")

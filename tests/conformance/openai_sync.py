@@ -10,6 +10,14 @@ from schemas import CLOCK_TOOL, PLACE_FORMAT, UNITS, WEATHER_TOOL, Place
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 
+ONE_CALL = {
+    "tools": [WEATHER_TOOL],
+    "tool_choice": "required",
+    "parallel_tool_calls": False,
+    "max_tokens": 120,
+}
+
+
 class Driver:
     """The checks of one client; each method whose name is in `CHECKS` is one check."""
 
@@ -130,7 +138,7 @@ class Driver:
         expect(isinstance(reply.choices[0].message.parsed, Place), reply)
 
     def tools_required(self):
-        choice = self.chat(tools=[WEATHER_TOOL], tool_choice="required", max_tokens=120).choices[0]
+        choice = self.chat(**ONE_CALL).choices[0]
         expect(choice.finish_reason == "tool_calls", choice)
         for call in choice.message.tool_calls:
             expect(call.type == "function" and call.id, call)
@@ -153,9 +161,7 @@ class Driver:
 
     def tools_stream(self):
         names, arguments, finished = {}, {}, []
-        for chunk in self.chat(
-            tools=[WEATHER_TOOL], tool_choice="required", max_tokens=120, stream=True
-        ):
+        for chunk in self.chat(**ONE_CALL, stream=True):
             for choice in chunk.choices:
                 finished += [choice.finish_reason] if choice.finish_reason else []
                 for call in choice.delta.tool_calls or []:
@@ -170,11 +176,7 @@ class Driver:
             expect(json.loads(text)["unit"] in UNITS, text)
 
     def tools_result_goes_back(self):
-        call = (
-            self.chat(tools=[WEATHER_TOOL], tool_choice="required", max_tokens=120)
-            .choices[0]
-            .message
-        )
+        call = self.chat(**ONE_CALL).choices[0].message
         answers = [
             {"role": "tool", "tool_call_id": each.id, "content": '{"degrees": 21}'}
             for each in call.tool_calls

@@ -82,7 +82,9 @@ const checks = {
     assert.ok(["africa", "asia", "europe"].includes(JSON.parse(reply.choices[0].message.content).continent));
   },
   async tools_required() {
-    const choice = (await chat({ tools: [weatherTool], tool_choice: "required", max_tokens: 120 })).choices[0];
+    const choice = (
+      await chat({ tools: [weatherTool], tool_choice: "required", parallel_tool_calls: false, max_tokens: 120 })
+    ).choices[0];
     assert.equal(choice.finish_reason, "tool_calls");
     assert.equal(choice.message.tool_calls[0].function.name, "get_weather");
     assert.ok(units.includes(JSON.parse(choice.message.tool_calls[0].function.arguments).unit));
