@@ -31,7 +31,7 @@ def calm_openmp() -> None:
     Spinning ones fall to a tenth of their speed while another program holds a core (measured: 362
     against 57 ms a token). OpenMP reads this when torch is imported, so it must be set before.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def api_key() -> str | None:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from heddle.model.config import ModelConfig
+from heddle.model.memory import attention
 
 
 class Pages:
@@ -60,11 +60,12 @@ class PagedMemory:
         values_LKC[self._store_T] = v_TKC
         out_THC = torch.empty_like(q_THC)
         for segment, reach in zip(self._segments, self._reaches, strict=True):
-            out_THC[segment.start : segment.end] = _grouped_attention(
+            out_THC[segment.start : segment.end] = attention(
                 q_THC[segment.start : segment.end],
                 keys_LKC[reach.places],
                 values_LKC[reach.places],
-                reach.mask_TL,
+                mask=reach.mask_TL,
+                is_causal=segment.num_past == 0,
             )
         return out_THC
 
@@ -85,25 +86,7 @@ class PagedMemory:
         else:
             places = self._places(segment)
         mask_TL = None
-        if num_new > 1:
+        if num_new > 1 and segment.num_past > 0:
             last_seen_T = torch.arange(segment.num_past, num_tokens)
             mask_TL = torch.arange(num_tokens) <= last_seen_T[:, None]
         return _Reach(places, mask_TL)
-
-
-def _grouped_attention(
-    q_THC: Tensor, k_LKC: Tensor, v_LKC: Tensor, mask_TL: Tensor | None
-) -> Tensor:
-    """Attend with the queries that share a key/value head stacked as rows of one product."""
-    num_tokens, num_heads, channels = q_THC.shape
-    num_kv_heads = k_LKC.shape[1]
-    group = num_heads // num_kv_heads
-    # K, group × T, C: heads of a group follow each other in H.
-    stacked = q_THC.view(num_tokens, num_kv_heads, group, channels).permute(1, 2, 0, 3)
-    stacked = stacked.reshape(1, num_kv_heads, group * num_tokens, channels)
-    mask = None if mask_TL is None else mask_TL.repeat(group, 1)
-    out = scaled_dot_product_attention(
-        stacked, k_LKC.transpose(0, 1)[None], v_LKC.transpose(0, 1)[None], attn_mask=mask
-    )
-    out = out.view(num_kv_heads, group, num_tokens, channels)
-    return out.permute(2, 0, 1, 3).reshape(num_tokens, num_heads, channels)

@@ -20,20 +20,19 @@ class Experts(nn.Module):
         super().__init__()
         self.router = Router(fabric, width=width)
         self.widths = [expert.width for expert in fabric.experts]
-        self.gate = nn.Linear(width, sum(self.widths), bias=False)
-        self.up = nn.Linear(width, sum(self.widths), bias=False)
-        self.down = nn.Linear(sum(self.widths), width, bias=False)
-        nn.init.zeros_(self.down.weight)
+        gate_up_2FD = torch.empty(2, sum(self.widths), width).uniform_(-1, 1) / width**0.5
+        self.gate, self.up = (nn.Parameter(weight_FD.clone()) for weight_FD in gate_up_2FD)
+        self.down = nn.Parameter(torch.zeros(width, sum(self.widths)))
 
     def forward(self, x_TD: Tensor, routing: Routing) -> tuple[Tensor, Choice]:
         choice = self.router(x_TD, routing)
         mix_TD = torch.zeros_like(x_TD)
         for first, end in self._used(choice.weight_TE):
             columns = slice(sum(self.widths[:first]), sum(self.widths[:end]))
-            hidden_TF = silu(linear(x_TD, self.gate.weight[columns]))
-            hidden_TF = hidden_TF * linear(x_TD, self.up.weight[columns])
+            hidden_TF = silu(linear(x_TD, self.gate[columns]))
+            hidden_TF = hidden_TF * linear(x_TD, self.up[columns])
             hidden_TF = hidden_TF * self._by_column(choice.weight_TE, first, end).to(x_TD.dtype)
-            mix_TD = mix_TD + linear(hidden_TF, self.down.weight[:, columns])
+            mix_TD = mix_TD + linear(hidden_TF, self.down[:, columns])
         return mix_TD, choice
 
     def _used(self, weight_TE: Tensor) -> list[tuple[int, int]]:

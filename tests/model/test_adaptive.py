@@ -1,4 +1,4 @@
-"""Fabric and thinking block: equal to the base at first, causal, bounded, and adaptive per token."""
+"""Fabric and thinking block: silent when new, causal, bounded, adaptive token by token."""
 
 import pytest
 import torch
@@ -172,7 +172,7 @@ def test_steering_and_cost_move_the_choice():
 def test_reading_only_the_chosen_experts_changes_nothing():
     torch.manual_seed(0)
     layer = Experts(FABRIC, width=96)
-    torch.nn.init.normal_(layer.down.weight, std=0.2)
+    torch.nn.init.normal_(layer.down, std=0.2)
     x, given = torch.randn(30, 96), routing(30)
     whole, _ = layer.train()(x, given)
     layer.eval()

@@ -1,14 +1,18 @@
 """Logits equal those of `transformers` on the same weights: the network's oracle."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer
 
 from heddle.engine.load import load_model
 from heddle.model.batch import pack
 from heddle.model.memory import WholeSequences
 from heddle.weights.checkpoint import open_checkpoint
 
+TEXT = (Path(__file__).parents[2] / "LICENSE").read_text(encoding="utf-8")
 LENGTHS = (4, 7, 16, 33, 100, 257, 700, 1500)
 SHAPE = {
     "vocab_size": 300,
@@ -55,10 +59,10 @@ def sequences(vocab_size: int) -> list[list[int]]:
     return [torch.randint(3, vocab_size, (n,), generator=generator).tolist() for n in LENGTHS]
 
 
-def largest_difference(ours, theirs, vocab_size: int) -> float:
+def largest_difference(ours, theirs, prompts: list[list[int]]) -> float:
     worst = 0.0
     with torch.inference_mode():
-        for tokens in sequences(vocab_size):
+        for tokens in prompts:
             packed = pack([tokens])
             got = ours(packed, WholeSequences(packed.bounds_S1)).logits_NV
             expected = theirs(torch.tensor([tokens])).logits[0].float()
@@ -80,7 +84,7 @@ def test_random_networks(name, tmp_path, tiny_folder):
     theirs.save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_bytes((tiny_folder / "tokenizer.json").read_bytes())
     ours = load_model(open_checkpoint(tmp_path), dtype="float32")
-    assert largest_difference(ours, theirs, config.vocab_size) <= 1e-3
+    assert largest_difference(ours, theirs, sequences(config.vocab_size)) <= 1e-3
 
 
 @pytest.mark.model
@@ -88,8 +92,12 @@ def test_the_default_model(default_gguf):
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         default_gguf.parent, gguf_file=default_gguf.name, dtype=torch.float32
     ).eval()
-    ours = load_model(open_checkpoint(default_gguf), dtype="float32")
-    assert largest_difference(ours, theirs, 49152) <= 1e-3
+    checkpoint = open_checkpoint(default_gguf)
+    text = Tokenizer.from_str(checkpoint.tokenizer_json).encode(TEXT).ids
+    prompts = [text[start : start + length] for start, length in enumerate(LENGTHS)]
+    assert [len(prompt) for prompt in prompts] == list(LENGTHS)
+    ours = load_model(checkpoint, dtype="float32")
+    assert largest_difference(ours, theirs, prompts) <= 1e-3
 
 
 def test_packed_sequences_do_not_see_each_other(tiny_folder):
