@@ -4,7 +4,7 @@ It reads the GGUF itself and multiplies the packed weights, as llama.cpp always 
 is called directly, which leaves out the Python side of its samplers.
 """
 
-import llama_cpp
+import llama_cpp  # pyright: ignore[reportMissingImports]  # an extra
 import numpy
 
 from heddle.bench.measure import Contender
