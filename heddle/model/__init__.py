@@ -7,7 +7,7 @@ Tensors carry their shape as a suffix, one letter a dimension, outermost first (
     L tokens that are attended    H query heads              K key/value heads
     C channels of one head        E experts                  G clusters
     R loops                       M memory slots             P patches
-    B blocks of a quantised row   X heads of any kind
+    B blocks of a quantised row   X heads of any kind        J channels of the gate's running mean
 
 A number stands for itself: `bounds_S1` has S + 1 entries.
 """
