@@ -32,7 +32,7 @@ AsJson = Annotated[
 ]
 
 System = Annotated[str | None, typer.Option(help="The system prompt.")]
-TEMPERATURE = 0.3  # as on the chat page: small models ramble when it is higher
+TEMPERATURE = 0.3  # small models ramble when it is higher
 Temperature = Annotated[float, typer.Option(help="0 always takes the likeliest token.")]
 TopP = Annotated[
     float | None,

@@ -1,0 +1,38 @@
+"""`heddle upcycle`: lay a routing fabric and a thinking block over a dense model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from heddle.cli import options
+from heddle.cli.console import note, print_json
+
+Base = Annotated[str, typer.Argument(help=options.MODEL_HELP, metavar="BASE")]
+Out = Annotated[Path, typer.Option(help="The folder to make; it must not exist yet.")]
+NetworkSeed = Annotated[int, typer.Option(help="Draws the new parts' weights.")]
+
+
+def upcycle(base: Base, out: Out, seed: NetworkSeed = 0, as_json: options.AsJson = False) -> None:
+    """Make a delta checkpoint: new parts, still silent, over a dense model that stays as it is."""
+    from heddle.cli.download import fetched
+    from heddle.config import DEFAULT_MODEL
+    from heddle.weights import delta
+
+    fetched(base)
+    checkpoint = delta.upcycle(DEFAULT_MODEL if base == options.DEFAULT else base, out, seed=seed)
+    think = checkpoint.config.think
+    assert think is not None, "an upcycled network thinks"
+    last = think.first_layer + think.num_layers - 1
+    if as_json:
+        print_json(
+            {
+                "path": str(out),
+                "description": checkpoint.description,
+                "first_thinking_layer": think.first_layer,
+                "last_thinking_layer": last,
+            }
+        )
+        return
+    print(out)
+    note(f"{checkpoint.description}; layers {think.first_layer} to {last} can be looped")
