@@ -8,13 +8,15 @@ the command line prints the message alone.
     HeddleError
     ├── ConfigError            a setting is unknown or out of range
     ├── WeightsError           a checkpoint is corrupt, truncated or of an unsupported kind
+    ├── DataError              training data are missing, corrupt or made for another tokenizer
     ├── DownloadError          a model could not be fetched or failed its hash check
     ├── StorageError           no space, no permission, a read-only folder
     ├── RequestError           a request cannot be served as it stands
     │   └── ContextLengthError prompt and answer do not fit the model's context
     ├── BusyError              every place is taken for now: try again later
     ├── RemoteError            a server answered a client with an error
-    └── EngineError            generation failed for a reason that is not the request's
+    ├── EngineError            generation failed for a reason that is not the request's
+    └── TrainingError          training cannot go on: losses that are not finite, a lost process
 """
 
 
@@ -28,6 +30,10 @@ class ConfigError(HeddleError):
 
 class WeightsError(HeddleError):
     """A checkpoint is corrupt, truncated or of an unsupported kind."""
+
+
+class DataError(HeddleError):
+    """Training data are missing, corrupt or made for another tokenizer."""
 
 
 class DownloadError(HeddleError):
@@ -74,3 +80,7 @@ class RemoteError(HeddleError):
 
 class EngineError(HeddleError):
     """Generation failed for a reason that is not the request's."""
+
+
+class TrainingError(HeddleError):
+    """Training cannot go on: losses that are not finite, no more data, a lost process."""

@@ -85,19 +85,19 @@ def serve(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for library in ("uvicorn", "httpx"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    listener = listen(settings)
-    engine = Engine.load(fetched(model), config)
-    note(
-        f"Serving {engine.checkpoint.name} ({engine.checkpoint.description}), "
-        f"{engine.context_length} tokens of context"
-    )
-    shown_host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
-        host, f"[{host}]" if ":" in host else host
-    )
-    url = f"http://{shown_host}:{listener.getsockname()[1]}"
-    run(
-        engine,
-        settings,
-        listener=listener,
-        on_ready=lambda: print(f"Heddle is ready: {url}", flush=True),
-    )
+    with listen(settings) as listener:  # first, so that a taken port shows at once
+        engine = Engine.load(fetched(model), config)
+        note(
+            f"Serving {engine.checkpoint.name} ({engine.checkpoint.description}), "
+            f"{engine.context_length} tokens of context"
+        )
+        shown_host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
+            host, f"[{host}]" if ":" in host else host
+        )
+        url = f"http://{shown_host}:{listener.getsockname()[1]}"
+        run(
+            engine,
+            settings,
+            listener=listener,
+            on_ready=lambda: print(f"Heddle is ready: {url}", flush=True),
+        )
