@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
-from safetensors.torch import load_file, save_file
 
 from tests.browser.watched import Watched
-from tests.tiny import SPECIAL, save_tiny
 
 ROOT = Path(__file__).parent.parent.parent
 NO_BROWSER = (
@@ -62,18 +60,6 @@ class ServerProcess:
             process.send_signal(number)
             process.wait(30)
         self._process = None
-
-
-@pytest.fixture(scope="session")
-def wordy_folder(tmp_path_factory) -> Path:
-    """A random model that writes slowly enough to watch and does not end by itself."""
-    folder = tmp_path_factory.mktemp("wordy")
-    save_tiny(folder, num_layers=8, context_length=4096)
-    weights = load_file(folder / "model.safetensors")
-    # A special token whose row of the head is zero is never the likely one.
-    weights.get("lm_head.weight", weights["model.embed_tokens.weight"])[: len(SPECIAL)] = 0
-    save_file(weights, folder / "model.safetensors")
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.serving import ROOT
+from tests.serving import ROOT, serving
 
 ANSWER_TIMEOUT_S = 30
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -94,12 +94,13 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(server_url, tmp_path):
-    shown = Terminal(
-        "--url", server_url, "--max-tokens", "900", "--temperature", "0", data=str(tmp_path)
-    )
-    yield shown
-    shown.close()
+def terminal(wordy_folder, tmp_path):
+    with serving(str(wordy_folder), "--threads", "1", data=tmp_path) as url:
+        shown = Terminal(
+            "--url", url, "--max-tokens", "3900", "--temperature", "0", data=str(tmp_path)
+        )
+        yield shown
+        shown.close()
 
 
 def test_chat_in_a_terminal(terminal):
