@@ -1,0 +1,1 @@
+"""Training: one loop (`fit`), many stages. docs/training.md is the guide."""
