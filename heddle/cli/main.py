@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from heddle.cli import bench, chat, keys, models, run, serve, upcycle, version
+from heddle.cli import bench, chat, keys, models, run, serve, train, upcycle, version
 from heddle.cli.console import note
 from heddle.config import calm_openmp
 from heddle.errors import HeddleError
@@ -49,6 +49,7 @@ app.command("run")(run.run)
 app.command("pull")(models.pull)
 app.command("models")(models.models)
 app.command("upcycle")(upcycle.upcycle)
+app.command("train")(train.train)
 app.add_typer(keys.app, name="keys")
 app.add_typer(bench.app, name="bench")
 app.command("version")(version.version)
