@@ -11,7 +11,7 @@ class TensorBoard:
 
     def __init__(self, folder: Path):
         try:
-            from tensorboard.summary import Writer
+            from tensorboard.summary import Writer  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ConfigError(
                 "tensorboard=true needs the tensorboard package: pip install tensorboard"
