@@ -1,5 +1,6 @@
 """What every test may ask for."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from heddle.weights import hub
 from tests.tiny import SPECIAL, save_tiny, tiny_engine
 
 torch.set_num_threads(1)
+# A shell that starts us in the background has SIGINT ignored; children would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
