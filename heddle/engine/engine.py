@@ -110,8 +110,8 @@ class Engine:
         self._validate(request)
         constraint = None
         if request.grammar is not None:
-            self._grammars.check(request.grammar)
             constraint = self._grammars.constraint(request.grammar)
+        sampler = Sampler(request.sampling, prompt=request.prompt)
         with self._admission:
             limit = self.config.max_running + self.config.max_waiting
             if self._num_open >= limit:
@@ -124,7 +124,7 @@ class Engine:
         sequence = Sequence(
             request=request,
             on_event=on_event,
-            sampler=Sampler(request.sampling, prompt=request.prompt),
+            sampler=sampler,
             constraint=constraint,
             arrival=arrival,
         )

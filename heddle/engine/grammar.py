@@ -26,15 +26,13 @@ class GrammarCompiler:
 
     def check(self, grammar: str) -> None:
         """Raise `RequestError` for a grammar that cannot be compiled."""
-        problem = LLMatcher.validate_grammar(grammar, self._vocabulary())
-        if problem:
-            raise RequestError(
-                f"the grammar or JSON schema cannot be used: {problem}", code="invalid_grammar"
-            )
+        _refuse(LLMatcher.validate_grammar(grammar, self._vocabulary()))
 
     def constraint(self, grammar: str) -> "Constraint":
-        """Start a `grammar` at its first token."""
-        return Constraint(LLMatcher(self._vocabulary(), grammar), vocab_size=self._vocab_size)
+        """Start a `grammar` at its first token; raises as `check` does."""
+        matcher = LLMatcher(self._vocabulary(), grammar)
+        _refuse(matcher.get_error())
+        return Constraint(matcher, vocab_size=self._vocab_size)
 
     def _vocabulary(self) -> LLTokenizer:
         if self._tokenizer is None:
@@ -72,3 +70,10 @@ class Constraint:
     def _raise_on_error(self) -> None:
         if self._matcher.is_error():
             raise EngineError(f"the grammar could not be followed: {self._matcher.get_error()}")
+
+
+def _refuse(problem: str) -> None:
+    if problem:
+        raise RequestError(
+            f"the grammar or JSON schema cannot be used: {problem}", code="invalid_grammar"
+        )
