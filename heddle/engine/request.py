@@ -54,6 +54,17 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Thinking:
+    """How often each token may pass the thinking block, 1 being the plain network.
+
+    Where `is_automatic`, `max_loops` is a bound and each token decides; else it is exact.
+    """
+
+    max_loops: int = 1
+    is_automatic: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """One sequence to continue, to score or to embed.
 
@@ -61,7 +72,8 @@ class Request:
     is not reported as a token. `grammar` is an llguidance grammar as `grammar.py` writes it.
     `embed` asks for the mean of the last hidden states instead of tokens; `num_prompt_logprobs` for
     log-probabilities of the prompt's own tokens. Of waiting requests the one with the highest
-    `priority` goes first.
+    `priority` goes first. `thinking` beyond one loop and `steer`, a number a cluster that is added
+    to the choice of its experts, are for adaptive models.
     """
 
     request_id: str
@@ -73,6 +85,8 @@ class Request:
     embed: bool = False
     num_prompt_logprobs: int | None = None
     priority: int = 0
+    thinking: Thinking = Thinking()
+    steer: tuple[float, ...] | None = None
 
 
 TopLogprobs = tuple[tuple[int, float], ...]
@@ -80,11 +94,17 @@ TopLogprobs = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class TokenEvent:
-    """A generated token; log-probabilities are natural logarithms, before temperature."""
+    """A generated token; log-probabilities are natural logarithms, before temperature.
+
+    `loops` and `clusters` are those of the position that predicted it: how often it passed the
+    thinking block, and its share of each of `model.config.CLUSTERS`, empty without a fabric.
+    """
 
     token_id: int
     logprob: float | None = None
     top_logprobs: TopLogprobs = ()
+    loops: int = 1
+    clusters: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +123,23 @@ class Embedded:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compute:
+    """What the tokens that were computed took; those that came from the cache took nothing.
+
+    Attributes:
+        loops: how many tokens passed the thinking block so often, by number of loops.
+        clusters: mean share of each cluster, empty without a fabric.
+        active_params: mean number of parameters that a token used, each counted once.
+        flops: floating-point operations in all.
+    """
+
+    loops: Mapping[int, int]
+    clusters: tuple[float, ...]
+    active_params: float
+    flops: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finished:
     """The last event of every request. Times are seconds of wall clock.
 
@@ -118,6 +155,7 @@ class Finished:
     decode_s: float
     stop_id: int | None = None
     error: HeddleError | None = None
+    compute: Compute | None = None
 
 
 Event = TokenEvent | PromptScored | Embedded | Finished

@@ -117,13 +117,69 @@ class ThinkConfig:
             raise ConfigError(f"first_layer must not be negative, not {self.first_layer}")
 
 
+class Tier(NamedTuple):
+    """Summaries of one slot for every `ratio` tokens, of so many `blocks`; None: all older ones."""
+
+    ratio: int
+    blocks: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig:
+    """Token-latent memory: the first and the newest tokens exactly, summary slots between them.
+
+    A block's age is counted in blocks from the one that is being read or written. The youngest
+    `window_blocks` are attended to exactly, the tiers cover what is older, in their order. Every
+    slot pools exact keys and values; no slot is made of slots.
+
+    Attributes:
+        block_tokens: tokens of an aligned block.
+        sink_tokens: the first tokens of a sequence, always exact.
+        window_blocks: blocks that are exact, the current one included.
+        tiers: finest first; the last one has no end.
+        max_slots: of one sequence as long as the model's context.
+    """
+
+    block_tokens: int = 64
+    sink_tokens: int = 4
+    window_blocks: int = 16
+    tiers: tuple[Tier, ...] = (Tier(4, 4096), Tier(16, 8192), Tier(64, None))
+    max_slots: int = 128 * 1024
+
+    def __post_init__(self):
+        if min(self.block_tokens, self.window_blocks) < 1 or self.sink_tokens < 0:
+            raise ConfigError(
+                "block_tokens and window_blocks must be at least 1, sink_tokens at least 0"
+            )
+        if self.sink_tokens > self.block_tokens:
+            raise ConfigError(
+                f"sink_tokens ({self.sink_tokens}) must fit in a block of {self.block_tokens}"
+            )
+        if not self.tiers or [tier.blocks is None for tier in self.tiers].index(True) + 1 != len(
+            self.tiers
+        ):
+            raise ConfigError("the last tier, and only the last, must have blocks None")
+        if any(tier.ratio < 1 or self.block_tokens % tier.ratio for tier in self.tiers):
+            raise ConfigError(f"each tier's ratio must divide block_tokens ({self.block_tokens})")
+
+    def num_slots(self, num_tokens: int) -> int:
+        """Return the slots of a sequence's last token."""
+        left = max(0, -(-num_tokens // self.block_tokens) - self.window_blocks)
+        total = 0
+        for tier in self.tiers:
+            blocks = left if tier.blocks is None else min(left, tier.blocks)
+            total += blocks * (self.block_tokens // tier.ratio)
+            left -= blocks
+        return total
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A pre-norm decoder of the Llama or Qwen kind; widths are counts of channels.
 
     `qk_norm` normalises queries and keys (Qwen3). `qkv_bias` and `out_bias` are biases of
     attention's projections: both with Llama's `attention_bias`, the first alone in Qwen2.
-    `fabric` and `think` make it adaptive; without them it is dense.
+    `fabric`, `think` and `memory` make it adaptive; without them it is dense.
     """
 
     vocab_size: int
@@ -142,6 +198,7 @@ class ModelConfig:
     out_bias: bool = False
     fabric: FabricConfig | None = None
     think: ThinkConfig | None = None
+    memory: MemoryConfig | None = None
 
     def __post_init__(self):
         for name in (
@@ -165,6 +222,17 @@ class ModelConfig:
             raise ConfigError(
                 f"the thinking block ends at layer {self.think.first_layer + self.think.num_layers}"
                 f", but the network has {self.num_layers}"
+            )
+        if self.memory and self.memory.num_slots(self.context_length) > self.memory.max_slots:
+            raise ConfigError(
+                f"a context of {self.context_length} tokens needs "
+                f"{self.memory.num_slots(self.context_length)} memory slots, more than max_slots "
+                f"({self.memory.max_slots}): lower the context or coarsen the tiers"
+            )
+        if self.memory and self.think and self.memory.block_tokens != self.think.block_tokens:
+            raise ConfigError(
+                f"memory and thinking block must share block_tokens, not "
+                f"{self.memory.block_tokens} and {self.think.block_tokens}"
             )
         if self.head_width % 2:
             raise ConfigError(

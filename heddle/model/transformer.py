@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from heddle.model.batch import Out, Packed, Trace
 from heddle.model.config import CLUSTERS, ModelConfig
 from heddle.model.layers import Context, Embedding, Head, Layer, RMSNorm
-from heddle.model.memory import Memory
+from heddle.model.memory import Memory, WholeSequences
 from heddle.model.rope import Rope
 from heddle.model.router import Choice, Gate, Routing
 from heddle.model.think import Think
@@ -32,8 +32,13 @@ class Transformer(nn.Module):
         if config.tied_embeddings:
             self.head.weight = self.embed.weight
 
-    def forward(self, packed: Packed, memory: Memory) -> Out:
-        """Return states of all T tokens and float32 logits of the N wanted rows."""
+    def forward(self, packed: Packed, memory: Memory | None = None) -> Out:
+        """Return states of all T tokens and float32 logits of the N wanted rows.
+
+        Without a memory the sequences are whole, each from its first token.
+        """
+        if memory is None:
+            memory = WholeSequences(packed.bounds_S1)
         x_TD: Tensor = self.embed(packed.token_T)
         context = Context(
             angles=self.rope(packed.position_T, x_TD.dtype),

@@ -212,7 +212,7 @@ def _learn(
                 "the data repeat"
             ) from None
         _seed(config.seed, step, index)
-        losses.append(trainee.learn(batch))
+        losses.append(trainee.learn(batch, progress=step / config.num_steps))
     return losses, cursor
 
 
@@ -306,7 +306,7 @@ def _validate(trainee: Trainee, batches: Callable[[], Iterator[Any]]) -> float:
     total = weight = 0.0
     for index, batch in enumerate(batches()):
         _seed(index)
-        loss: Loss = trainee.scored(batch)
+        loss: Loss = trainee.scored(batch, 1.0)
         total += float(loss.mean * loss.weight)
         weight += float(loss.weight)
     trainee.model.train()

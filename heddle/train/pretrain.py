@@ -6,7 +6,6 @@ from typing import Any
 import torch
 
 from heddle.model.batch import Packed
-from heddle.model.memory import WholeSequences
 from heddle.model.transformer import Transformer
 from heddle.train.data.pack import TrainBatch
 from heddle.train.losses import token_loss
@@ -22,7 +21,7 @@ def pretrain(
 ) -> Stage:
     """Return the stage; `z_loss` weighs the squared log-partition, 1e-4 being usual."""
 
-    def loss(model: Any, batch: TrainBatch) -> Loss:
+    def loss(model: Any, batch: TrainBatch, progress: float) -> Loss:
         return next_token_loss(model, batch, z_loss=z_loss)
 
     return Stage(batches=batches, loss=loss, validation=validation)
@@ -35,7 +34,7 @@ def next_token_loss(model: Transformer, batch: TrainBatch, *, z_loss: float) -> 
     batch = batch.to(model.embed.weight.device)
     nothing = torch.empty(0, dtype=torch.long, device=batch.token_T.device)
     packed = Packed(batch.token_T, batch.position_T, batch.bounds_S1, nothing)
-    out = model(packed, WholeSequences(batch.bounds_S1))
+    out = model(packed)
     sums = token_loss(out.hidden_TD, model.head, batch.target_T, batch.weight_T)
     cross_entropy, squared = (total / sums.weight.clamp(min=1e-9) for total in sums[:2])
     return Loss(

@@ -52,7 +52,8 @@ class Stage:
 
     Attributes:
         batches: the training data.
-        loss: moves a micro-batch to the model's device and returns its loss.
+        loss: moves a micro-batch to the model's device and returns its loss; its last argument is
+            the share of the run's steps that are done, from 0 to below 1, and 1 in validation.
         validation: yields the same micro-batches, at least one, whenever called.
         after_step: is given the model and the step's averaged metrics once the parameters have
             moved, for what no gradient moves, as the routers' balance.
@@ -60,7 +61,7 @@ class Stage:
     """
 
     batches: Batches
-    loss: Callable[[nn.Module, Any], Loss]
+    loss: Callable[[nn.Module, Any, float], Loss]
     validation: Callable[[], Iterator[Any]] | None = None
     after_step: Callable[[nn.Module, Mapping[str, Tensor]], None] | None = None
     uses_every_parameter: bool = True

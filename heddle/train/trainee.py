@@ -24,14 +24,14 @@ from heddle.weights.store import Tensors
 class Scored(nn.Module):
     """A model and its loss as one module, so that all that a step computes is one forward."""
 
-    def __init__(self, model: nn.Module, loss: Callable[[nn.Module, Any], Loss]):
+    def __init__(self, model: nn.Module, loss: Callable[[nn.Module, Any, float], Loss]):
         super().__init__()
         self.model = model
         self.loss = loss
 
-    def forward(self, batch: Any) -> Loss:
-        """Return the loss of a micro-batch."""
-        return self.loss(self.model, batch)
+    def forward(self, batch: Any, progress: float) -> Loss:
+        """Return the loss of a micro-batch; `progress` is the share of steps that are done."""
+        return self.loss(self.model, batch, progress)
 
 
 class Trainee:
@@ -76,9 +76,9 @@ class Trainee:
         """Where the network computes."""
         return next(self.model.parameters()).device
 
-    def learn(self, batch: Any) -> Loss:
+    def learn(self, batch: Any, *, progress: float) -> Loss:
         """Add a micro-batch's gradient, times its weight; the returned loss is detached."""
-        loss: Loss = self.scored(batch)
+        loss: Loss = self.scored(batch, progress)
         (loss.mean * loss.weight).backward()
         for name, working in self.working.items():
             master, gradient = self.masters[name], working.grad

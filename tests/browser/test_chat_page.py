@@ -120,6 +120,7 @@ def test_rename_search_delete_undo_export_and_import(open_page):
     expect(conversations(page)).to_have_text(["Crossing threads", "About warp"])
 
     choose(page, "Crossing threads", "Delete")
+    expect(conversations(page)).to_have_text(["About warp"])
     page.reload()
     expect(conversations(page)).to_have_text(["About warp"])
     page.get_by_label("File to import").set_input_files(file)

@@ -21,8 +21,8 @@ def spoiled(stage, is_spoiled):
     """Return `stage` with some of its losses, by number, not finite."""
     numbers = iter(range(10**9))
 
-    def loss(model, batch) -> Loss:
-        given = stage.loss(model, batch)
+    def loss(model, batch, progress) -> Loss:
+        given = stage.loss(model, batch, progress)
         return given._replace(mean=given.mean * math.nan) if is_spoiled(next(numbers)) else given
 
     return replace(stage, loss=loss)
@@ -152,9 +152,9 @@ def test_after_step_gets_metrics_of_any_shape_averaged_over_the_step(tmp_path):
     values = iter(range(100))
     given = []
 
-    def loss(model, batch) -> Loss:
+    def loss(model, batch, progress) -> Loss:
         value = next(values)
-        return stage.loss(model, batch)._replace(metrics={"load": torch.full((2, 3), 1.0 * value)})
+        return stage.loss(model, batch, progress)._replace(metrics={"load": torch.full((2, 3), 1.0 * value)})
 
     def after_step(model, metrics):
         given.append(metrics["load"])
