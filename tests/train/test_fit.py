@@ -154,7 +154,9 @@ def test_after_step_gets_metrics_of_any_shape_averaged_over_the_step(tmp_path):
 
     def loss(model, batch, progress) -> Loss:
         value = next(values)
-        return stage.loss(model, batch, progress)._replace(metrics={"load": torch.full((2, 3), 1.0 * value)})
+        return stage.loss(model, batch, progress)._replace(
+            metrics={"load": torch.full((2, 3), 1.0 * value)}
+        )
 
     def after_step(model, metrics):
         given.append(metrics["load"])
