@@ -98,6 +98,7 @@ class ThinkConfig:
     Attributes:
         adapter_rank: rank of the map that mixes the prelude's state back in before each loop.
         lora_rank: rank of what later loops add to the block's own projections.
+        max_loops: the most that a request may ask for, `MAX_LOOPS` at most.
         block_tokens: later loops see each other's keys inside aligned blocks of this many tokens,
             beside the first loop's keys of all tokens. Blocks end where cache pages do, so that a
             shared prefix needs nothing of later loops.
@@ -107,12 +108,15 @@ class ThinkConfig:
     num_layers: int
     adapter_rank: int = 64
     lora_rank: int = 16
+    max_loops: int = MAX_LOOPS
     block_tokens: int = 64
 
     def __post_init__(self):
         for name in ("num_layers", "adapter_rank", "lora_rank", "block_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 1 <= self.max_loops <= MAX_LOOPS:
+            raise ConfigError(f"max_loops must lie between 1 and {MAX_LOOPS}, not {self.max_loops}")
         if self.first_layer < 0:
             raise ConfigError(f"first_layer must not be negative, not {self.first_layer}")
 
@@ -155,22 +159,28 @@ class MemoryConfig:
             raise ConfigError(
                 f"sink_tokens ({self.sink_tokens}) must fit in a block of {self.block_tokens}"
             )
-        if not self.tiers or [tier.blocks is None for tier in self.tiers].index(True) + 1 != len(
-            self.tiers
-        ):
+        unbounded = [place for place, tier in enumerate(self.tiers) if tier.blocks is None]
+        if unbounded != [len(self.tiers) - 1]:
             raise ConfigError("the last tier, and only the last, must have blocks None")
         if any(tier.ratio < 1 or self.block_tokens % tier.ratio for tier in self.tiers):
             raise ConfigError(f"each tier's ratio must divide block_tokens ({self.block_tokens})")
 
-    def num_slots(self, num_tokens: int) -> int:
-        """Return the slots of a sequence's last token."""
-        left = max(0, -(-num_tokens // self.block_tokens) - self.window_blocks)
-        total = 0
+    def summarised(self, block: int) -> tuple[tuple[int, int], ...]:
+        """Return which blocks, (first, end), a token of `block` sees through each tier's slots."""
+        ranges, end = [], max(0, block + 1 - self.window_blocks)
         for tier in self.tiers:
-            blocks = left if tier.blocks is None else min(left, tier.blocks)
-            total += blocks * (self.block_tokens // tier.ratio)
-            left -= blocks
-        return total
+            first = 0 if tier.blocks is None else max(0, end - tier.blocks)
+            ranges.append((first, end))
+            end = first
+        return tuple(ranges)
+
+    def num_slots(self, num_tokens: int) -> int:
+        """Return the slots that a sequence's last token sees."""
+        ranges = self.summarised((num_tokens - 1) // self.block_tokens)
+        return sum(
+            (end - first) * (self.block_tokens // tier.ratio)
+            for tier, (first, end) in zip(self.tiers, ranges, strict=True)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

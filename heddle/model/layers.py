@@ -16,6 +16,7 @@ from heddle.model.experts import Experts
 from heddle.model.memory import Memory
 from heddle.model.rope import Angles, rotate
 from heddle.model.router import Choice, Routing
+from heddle.model.slots import Pooler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class Context:
     angles: Angles
     memory: Memory
     routing: Routing | None = None
+    replay_TRYE: Tensor | None = None
     loop: int = 1
     rows: Tensor | None = None
 
@@ -41,10 +43,19 @@ class Context:
             rows=rows,
         )
 
-    def attend(self, layer: int, q_THC: Tensor, k_TKC: Tensor, v_TKC: Tensor) -> Tensor:
+    def replayed_TE(self, layer: int) -> Tensor | None:
+        """Return the experts that these tokens must take in a layer, if that is given."""
+        if self.replay_TRYE is None:
+            return None
+        chosen_TE = self.replay_TRYE[:, self.loop - 1, layer]
+        return chosen_TE if self.rows is None else chosen_TE[self.rows]
+
+    def attend(
+        self, layer: int, q_THC: Tensor, k_TKC: Tensor, v_TKC: Tensor, pooler: Pooler | None
+    ) -> Tensor:
         """Return the tokens' attention at their loop."""
         if self.rows is None:
-            return self.memory.attend(layer, q_THC, k_TKC, v_TKC)
+            return self.memory.attend(layer, q_THC, k_TKC, v_TKC, pooler)
         return self.memory.attend_again(layer, q_THC, k_TKC, v_TKC, loop=self.loop, rows=self.rows)
 
 
@@ -106,6 +117,7 @@ class Attention(nn.Module):
             RMSNorm(self.head_width, eps=config.norm_eps) if config.qk_norm else nn.Identity()
             for _ in range(2)
         )
+        self.pool = Pooler(config, config.memory) if config.memory else None
 
     def forward(self, x_TD: Tensor, context: Context, lora: LayerLora | None = None) -> Tensor:
         projected = project(x_TD, self.qkv, lora and lora.qkv)
@@ -114,7 +126,7 @@ class Attention(nn.Module):
         )
         q_THC = rotate(self.q_norm(q_THC), context.angles)
         k_TKC = rotate(self.k_norm(k_TKC), context.angles)
-        attended_THC = context.attend(self.layer, q_THC, k_TKC, v_TKC)
+        attended_THC = context.attend(self.layer, q_THC, k_TKC, v_TKC, self.pool)
         return project(attended_THC.flatten(1), self.out, lora and lora.out)
 
 
@@ -150,7 +162,8 @@ class Layer(nn.Module):
         x_TD = x_TD + self.ffn(read_TD, lora)
         if self.experts is None or context.routing is None:
             return x_TD, None
-        mix_TD, choice = self.experts(read_TD, context.routing)
+        replayed_TE = context.replayed_TE(self.attention.layer)
+        mix_TD, choice = self.experts(read_TD, context.routing, replayed_TE)
         return x_TD + mix_TD, choice
 
 

@@ -4,12 +4,15 @@ Two forms stand behind it: `WholeSequences` here, for training and for plain for
 `engine/paged_memory.py`, the serving cache. The network cannot tell them apart.
 """
 
-from itertools import pairwise
-from typing import Protocol
+from itertools import groupby, pairwise
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
+from heddle.model.config import MemoryConfig
+from heddle.model.slots import Pooler, sees_exactly, sees_summarised
 
 _SCAN_TOKENS = 64
 
@@ -17,11 +20,13 @@ _SCAN_TOKENS = 64
 class Memory(Protocol):
     """Keys and values of the past, by layer, and the running mean that the gate reads."""
 
-    def attend(self, layer: int, q_THC: Tensor, k_TKC: Tensor, v_TKC: Tensor) -> Tensor:
+    def attend(
+        self, layer: int, q_THC: Tensor, k_TKC: Tensor, v_TKC: Tensor, pooler: Pooler | None = None
+    ) -> Tensor:
         """Store the batch's keys and values and return each query's causal attention, `o_THC`.
 
         Keys and queries arrive rotated. A token sees itself and what came before it in its own
-        sequence.
+        sequence; with a pooler, what is old through slots.
         """
         ...
 
@@ -40,90 +45,212 @@ class Memory(Protocol):
         ...
 
 
+class _Group(NamedTuple):
+    """Neighbouring sequences of equal length, at rows `start` to `end` of the batch."""
+
+    start: int
+    end: int
+    length: int
+
+
+class _Seen(NamedTuple):
+    """What a group's tokens see of the first loop: L tokens, then M slots, of each sequence.
+
+    `mask_TL` is true, or 0, where a token may look; None is plain causality.
+    """
+
+    k_SLKC: Tensor
+    v_SLKC: Tensor
+    mask_TL: Tensor | None
+
+
 class WholeSequences:
-    """Every sequence is present from its first token; nothing is kept between forward passes."""
+    """Every sequence is present from its first token; nothing is kept between forward passes.
 
-    def __init__(self, bounds_S1: tuple[int, ...], *, block_tokens: int = 64):
-        self.bounds_S1 = bounds_S1
+    Without `config` all is read exactly, whatever the network has for summaries.
+    """
+
+    def __init__(
+        self,
+        bounds_S1: tuple[int, ...],
+        *,
+        block_tokens: int = 64,
+        config: MemoryConfig | None = None,
+    ):
+        self._groups = _groups(bounds_S1)
         self._block_tokens = block_tokens
-        self._first: dict[int, tuple[Tensor, Tensor]] = {}
+        self._config = config
+        self._seen: dict[int, list[_Seen]] = {}
+        self._masks: dict[int, list[Tensor]] = {}
 
-    def attend(self, layer: int, q_THC: Tensor, k_TKC: Tensor, v_TKC: Tensor) -> Tensor:
+    def attend(
+        self, layer: int, q_THC: Tensor, k_TKC: Tensor, v_TKC: Tensor, pooler: Pooler | None = None
+    ) -> Tensor:
         """See `Memory.attend`."""
-        self._first[layer] = k_TKC, v_TKC
-        parts = [
-            attention(q_THC[start:end], k_TKC[start:end], v_TKC[start:end], is_causal=True)
-            for start, end in pairwise(self.bounds_S1)
-        ]
+        parts, self._seen[layer] = [], []
+        for group in self._groups:
+            q_STHC, k_STKC, v_STKC = (_of(group, x) for x in (q_THC, k_TKC, v_TKC))
+            seen = self._look(k_STKC, v_STKC, pooler)
+            out_STHC = attention(
+                q_STHC, seen.k_SLKC, seen.v_SLKC, mask=seen.mask_TL, is_causal=seen.mask_TL is None
+            )
+            parts.append(out_STHC.flatten(0, 1))
+            self._seen[layer].append(seen)
         return torch.cat(parts)
 
     def attend_again(
         self, layer: int, q_NHC: Tensor, k_NKC: Tensor, v_NKC: Tensor, *, loop: int, rows: Tensor
     ) -> Tensor:
         """See `Memory.attend_again`."""
-        first_k_TKC, first_v_TKC = self._first[layer]
-        cuts = torch.searchsorted(rows, torch.tensor(self.bounds_S1, device=rows.device)).tolist()
         parts = []
-        for (start, end), (low, high) in zip(pairwise(self.bounds_S1), pairwise(cuts), strict=True):
-            position_N = rows[low:high] - start
-            keys = torch.cat([first_k_TKC[start:end], k_NKC[low:high]])
-            values = torch.cat([first_v_TKC[start:end], v_NKC[low:high]])
-            mask = later_loop_mask(position_N, position_N, end - start, self._block_tokens)
-            parts.append(attention(q_NHC[low:high], keys, values, mask=mask))
+        if len(rows) == self._groups[-1].end:
+            for group, seen in zip(self._groups, self._seen[layer], strict=True):
+                all_T = torch.arange(group.length, device=rows.device)
+                q_STHC, k_STKC, v_STKC = (_of(group, x) for x in (q_NHC, k_NKC, v_NKC))
+                out_STHC = self._attend_again(seen, q_STHC, k_STKC, v_STKC, all_T)
+                parts.append(out_STHC.flatten(0, 1))
+            return torch.cat(parts)
+        for group, seen in zip(self._groups, self._seen[layer], strict=True):
+            starts = torch.arange(group.start, group.end + 1, group.length, device=rows.device)
+            cuts = torch.searchsorted(rows, starts).tolist()
+            for number, (low, high) in enumerate(pairwise(cuts)):
+                if low == high:
+                    continue
+                one = _Seen(
+                    seen.k_SLKC[number : number + 1],
+                    seen.v_SLKC[number : number + 1],
+                    seen.mask_TL,
+                )
+                q_NHC_, k_NKC_, v_NKC_ = (x[None, low:high] for x in (q_NHC, k_NKC, v_NKC))
+                position_N = rows[low:high] - starts[number]
+                parts.append(self._attend_again(one, q_NHC_, k_NKC_, v_NKC_, position_N)[0])
         return torch.cat(parts)
 
     def running_mean(self, x_TJ: Tensor, *, decay: float) -> Tensor:
         """See `Memory.running_mean`."""
-        start_J = torch.zeros_like(x_TJ[0])
-        parts = [
-            running_mean(x_TJ[start:end], start_J, decay=decay)
-            for start, end in pairwise(self.bounds_S1)
-        ]
+        parts = []
+        for group in self._groups:
+            x_STJ = _of(group, x_TJ)
+            start_SJ = torch.zeros_like(x_STJ[:, 0])
+            parts.append(running_mean(x_STJ, start_SJ, decay=decay).flatten(0, 1))
         return torch.cat(parts)
+
+    def _look(self, k_STKC: Tensor, v_STKC: Tensor, pooler: Pooler | None) -> _Seen:
+        """Add the slots that some token of these sequences sees, and say which sees what."""
+        num_seqs, length = k_STKC.shape[:2]
+        if self._config is None or pooler is None:
+            return _Seen(k_STKC, v_STKC, None)
+        ranges = self._config.summarised((length - 1) // self._config.block_tokens)
+        if ranges[0][1] == 0:
+            return _Seen(k_STKC, v_STKC, None)
+        if length not in self._masks:
+            self._masks[length] = _visibility(self._config, length, k_STKC.device)
+        k_parts, v_parts = [k_STKC], [v_STKC]
+        mask_parts = [_additive(self._masks[length][0], k_STKC.dtype)]
+        for tier, (_, end) in enumerate(ranges):
+            if end == 0:
+                break
+            size = end * self._config.block_tokens
+            k_BNKC, v_BNKC = (
+                x[:, :size].reshape(num_seqs * end, -1, *x.shape[2:]) for x in (k_STKC, v_STKC)
+            )
+            block_B = torch.arange(end, device=k_STKC.device).repeat(num_seqs)
+            slots = pooler(k_BNKC, v_BNKC, block_B, tier=tier)
+            for found, into in ((slots.k_BMKC, k_parts), (slots.v_BMKC, v_parts)):
+                into.append(found.reshape(num_seqs, -1, *found.shape[2:]))
+            bias_M = slots.bias_BM[:end].flatten()
+            mask_parts.append(_additive(self._masks[length][tier + 1], k_STKC.dtype) + bias_M)
+        mask_TL = torch.cat(mask_parts, dim=1).to(k_STKC.dtype)
+        return _Seen(torch.cat(k_parts, dim=1), torch.cat(v_parts, dim=1), mask_TL)
+
+    def _attend_again(
+        self, seen: _Seen, q_SNHC: Tensor, k_SNKC: Tensor, v_SNKC: Tensor, position_N: Tensor
+    ) -> Tensor:
+        if seen.mask_TL is None:
+            key_L = torch.arange(seen.k_SLKC.shape[1], device=position_N.device)
+            first_NL = key_L <= position_N[:, None]
+        else:
+            first_NL = seen.mask_TL[position_N]
+        return attention(
+            q_SNHC,
+            torch.cat([seen.k_SLKC, k_SNKC], dim=1),
+            torch.cat([seen.v_SLKC, v_SNKC], dim=1),
+            mask=with_own_block(first_NL, position_N, position_N, self._block_tokens),
+        )
 
 
 def attention(
-    q_THC: Tensor,
-    k_LKC: Tensor,
-    v_LKC: Tensor,
+    q_STHC: Tensor,
+    k_SLKC: Tensor,
+    v_SLKC: Tensor,
     *,
     mask: Tensor | None = None,
     is_causal: bool = False,
 ) -> Tensor:
-    """Attend with T queries over L keys; `mask` (T, L) is true where a query may look."""
-    out_HTC = scaled_dot_product_attention(
-        q_THC.transpose(0, 1)[None],
-        k_LKC.transpose(0, 1)[None],
-        v_LKC.transpose(0, 1)[None],
+    """Attend with T queries over L keys; `mask` (T, L): true where a query may look, or added."""
+    out_SHTC = scaled_dot_product_attention(
+        q_STHC.transpose(1, 2),
+        k_SLKC.transpose(1, 2),
+        v_SLKC.transpose(1, 2),
         attn_mask=mask,
         is_causal=is_causal,
         enable_gqa=True,
-    )[0]
-    return out_HTC.transpose(0, 1)
+    )
+    return out_SHTC.transpose(1, 2)
 
 
-def later_loop_mask(query_N: Tensor, own_M: Tensor, num_first: int, block_tokens: int) -> Tensor:
-    """Return who sees what in a later loop, (N, num_first + M), from positions in the sequence.
+def with_own_block(first_NL: Tensor, query_N: Tensor, own_M: Tensor, block_tokens: int) -> Tensor:
+    """Widen a mask of the first loop's keys by a later loop's, from positions in the sequence.
 
-    Columns are the first loop's keys of positions 0 to `num_first` - 1, then this loop's keys of
-    the tokens at `own_M`.
+    A token sees the same loop's keys of tokens up to itself in its own aligned block.
     """
-    first_L = torch.arange(num_first, device=query_N.device)
-    sees_first = first_L <= query_N[:, None]
-    is_past = own_M <= query_N[:, None]
-    same_block = own_M // block_tokens == query_N[:, None] // block_tokens
-    return torch.cat([sees_first, is_past & same_block], dim=1)
+    is_past_NM = own_M <= query_N[:, None]
+    own_NM = is_past_NM & (own_M // block_tokens == query_N[:, None] // block_tokens)
+    if first_NL.dtype != torch.bool:
+        own_NM = _additive(own_NM, first_NL.dtype)
+    return torch.cat([first_NL, own_NM], dim=1)
 
 
-def running_mean(x_TJ: Tensor, start_J: Tensor, *, decay: float) -> Tensor:
-    """Return the decaying mean of one sequence, going on from `start_J`."""
-    steps = torch.arange(min(len(x_TJ), _SCAN_TOKENS), device=x_TJ.device)
-    age = (steps[:, None] - steps).to(x_TJ.dtype)
+def running_mean(x_STJ: Tensor, start_SJ: Tensor, *, decay: float) -> Tensor:
+    """Return the decaying mean along each sequence, going on from `start_SJ`."""
+    steps = torch.arange(min(x_STJ.shape[1], _SCAN_TOKENS), device=x_STJ.device)
+    age = (steps[:, None] - steps).to(x_STJ.dtype)
     weights = torch.where(age >= 0, (1 - decay) * decay ** age.clamp(min=0), 0)
-    fade = decay ** (steps + 1).to(x_TJ.dtype)
+    fade = decay ** (steps + 1).to(x_STJ.dtype)
     parts = []
-    for chunk in x_TJ.split(_SCAN_TOKENS):
-        num = len(chunk)
-        parts.append(weights[:num, :num] @ chunk + fade[:num, None] * start_J)
-        start_J = parts[-1][-1]
-    return torch.cat(parts)
+    for chunk in x_STJ.split(_SCAN_TOKENS, dim=1):
+        num = chunk.shape[1]
+        parts.append(weights[:num, :num] @ chunk + fade[:num, None] * start_SJ[:, None])
+        start_SJ = parts[-1][:, -1]
+    return torch.cat(parts, dim=1)
+
+
+def _groups(bounds_S1: tuple[int, ...]) -> list[_Group]:
+    spans = groupby(pairwise(bounds_S1), key=lambda span: span[1] - span[0])
+    groups = []
+    for length, members in spans:
+        members = list(members)
+        groups.append(_Group(members[0][0], members[-1][1], length))
+    return groups
+
+
+def _of(group: _Group, x: Tensor) -> Tensor:
+    """Return a group's rows as (sequences, tokens, ...)."""
+    return x[group.start : group.end].unflatten(0, (-1, group.length))
+
+
+def _visibility(config: MemoryConfig, length: int, device: torch.device) -> list[Tensor]:
+    """Return which tokens, then which slots of each tier, each token of a sequence sees."""
+    position_T = torch.arange(length, device=device)
+    ranges = config.summarised((length - 1) // config.block_tokens)
+    return [
+        sees_exactly(config, position_T, position_T),
+        *(
+            sees_summarised(config, position_T, tier=tier, num_blocks=end)
+            for tier, (_, end) in enumerate(ranges)
+        ),
+    ]
+
+
+def _additive(sees: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, -torch.inf)

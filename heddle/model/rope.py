@@ -37,11 +37,17 @@ class Rope(nn.Module):
         self.register_buffer("frequencies", frequencies, persistent=False)
 
     def forward(self, position_T: Tensor, dtype: torch.dtype) -> Angles:
-        angle_TC = torch.outer(position_T.float(), self.frequencies).repeat(1, 2)
-        cos_TC, sin_TC = angle_TC.cos() * self.magnitude, angle_TC.sin() * self.magnitude
-        half = self.frequencies.numel()
-        sin_TC[:, :half].neg_()  # so that `rotate` needs one product less
-        return Angles(cos_TC.to(dtype).unsqueeze(1), sin_TC.to(dtype).unsqueeze(1))
+        return angles_at(position_T, self.frequencies, dtype, magnitude=self.magnitude)
+
+
+def angles_at(
+    position_T: Tensor, frequencies: Tensor, dtype: torch.dtype, *, magnitude: float = 1.0
+) -> Angles:
+    """Return the angles of positions, which may be differences or lie between tokens."""
+    angle_TC = torch.outer(position_T.float(), frequencies).repeat(1, 2)
+    cos_TC, sin_TC = angle_TC.cos() * magnitude, angle_TC.sin() * magnitude
+    sin_TC[:, : frequencies.numel()].neg_()  # so that `rotate` needs one product less
+    return Angles(cos_TC.to(dtype).unsqueeze(1), sin_TC.to(dtype).unsqueeze(1))
 
 
 def rotate(x_TXC: Tensor, angles: Angles) -> Tensor:

@@ -11,14 +11,14 @@ retrofitted recurrence (arXiv:2511.07384), thinking at hard tokens (arXiv:2511.0
 first-loop cache with a local window (arXiv:2510.24824).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from heddle.model.batch import Depth
-from heddle.model.config import MAX_LOOPS, ModelConfig, ThinkConfig
+from heddle.model.config import ModelConfig, ThinkConfig
 from heddle.model.layers import Context, Layer, LayerLora, Lora
 from heddle.model.router import Choice
 
@@ -47,7 +47,7 @@ class Think(nn.Module):
         width = config.width
         self.mix_norm = nn.RMSNorm(2 * width)
         self.mix = Lora(2 * width, width, rank=think.adapter_rank)
-        self.step = nn.Parameter(torch.zeros(MAX_LOOPS - 1, width))
+        self.step = nn.Parameter(torch.zeros(think.max_loops - 1, width))
         self.gate = nn.Linear(width, width)
         self.loras = nn.ModuleList(
             LayerLora(config, rank=think.lora_rank) for _ in range(think.num_layers)
@@ -55,6 +55,8 @@ class Think(nn.Module):
         self.read_norm = nn.RMSNorm(width)
         self.read = nn.Linear(width, 2)
         nn.init.constant_(self.gate.bias, GATE_BIAS)
+        # The largest of a number over processes that must run the same loops; alone, the number.
+        self.agree: Callable[[int], int] = int
 
     def forward(
         self, x_TD: Tensor, layers: Sequence[Layer], context: Context, depth: Depth | None
@@ -67,9 +69,9 @@ class Think(nn.Module):
         loops_T = torch.ones_like(hard_logit_T, dtype=torch.long)
         depth = depth or Depth(loops_T, torch.zeros_like(loops_T, dtype=torch.bool))
         thinks_T = ~depth.auto_T | (hard_logit_T > 0)
-        for loop in range(2, int(depth.max_T.max()) + 1):
+        for loop in range(2, self.agree(int(depth.max_T.max())) + 1):
             rows = (thinks_T & (depth.max_T >= loop)).nonzero()[:, 0]
-            if len(rows) == 0:
+            if self.agree(len(rows)) == 0:
                 break
             h_ND, more = self._loop(h_TD[rows], x_TD[rows], layers, context.again(loop, rows))
             h_TD = h_TD.index_copy(0, rows, h_ND)

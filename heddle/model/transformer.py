@@ -38,12 +38,13 @@ class Transformer(nn.Module):
         Without a memory the sequences are whole, each from its first token.
         """
         if memory is None:
-            memory = WholeSequences(packed.bounds_S1)
+            memory = self.whole_sequences(packed.bounds_S1)
         x_TD: Tensor = self.embed(packed.token_T)
         context = Context(
             angles=self.rope(packed.position_T, x_TD.dtype),
             memory=memory,
             routing=self._route(x_TD, packed, memory),
+            replay_TRYE=packed.replay_TRYE,
         )
         layers = list(self.layers)
         choices: list[Choice] = []
@@ -65,6 +66,15 @@ class Transformer(nn.Module):
             settled_logit_T=thought.settled_logit_T if thought else None,
         )
         return Out(hidden_TD, self.head(hidden_TD[packed.output_N]), trace)
+
+    def whole_sequences(self, bounds_S1: tuple[int, ...]) -> WholeSequences:
+        """Return the memory of sequences that are present from their first token."""
+        think = self.config.think
+        return WholeSequences(
+            bounds_S1,
+            block_tokens=think.block_tokens if think else 64,
+            config=self.config.memory,
+        )
 
     def _route(self, x_TD: Tensor, packed: Packed, memory: Memory) -> Routing | None:
         if self.gate is None:

@@ -40,7 +40,7 @@ def lively(config=CONFIG) -> Transformer:
 
 def run(model: Transformer, packed: Packed):
     with torch.inference_mode():
-        return model(packed, WholeSequences(packed.bounds_S1, block_tokens=THINK.block_tokens))
+        return model(packed)
 
 
 def test_new_parts_leave_the_base_bit_identical_at_one_loop():
@@ -120,7 +120,7 @@ def test_later_loops_see_their_own_keys_only_inside_a_block():
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 200])
 def test_the_running_mean_is_the_recurrence(length):
     x, state = torch.randn(length, 3), torch.randn(3)
-    got = running_mean(x, state, decay=0.9)
+    [got] = running_mean(x[None], state[None], decay=0.9)
     for i in range(length):
         state = 0.9 * state + 0.1 * x[i]
         assert torch.allclose(got[i], state, atol=1e-5)

@@ -1,0 +1,176 @@
+"""Summary slots: exact inside the window, pooled beyond it, causal, never slots of slots."""
+
+import math
+
+import pytest
+import torch
+
+from heddle.errors import ConfigError
+from heddle.model.batch import pack
+from heddle.model.config import MemoryConfig, ModelConfig, RopeConfig, Tier
+from heddle.model.memory import WholeSequences
+from heddle.model.rope import Rope, rotate
+from heddle.model.slots import Pooler
+from tests.model.test_adaptive import FABRIC, THINK, lively, run, sequence
+from tests.tiny import tiny_config, tiny_model
+
+MEMORY = MemoryConfig(
+    block_tokens=8, sink_tokens=2, window_blocks=2, tiers=(Tier(2, 2), Tier(4, 1), Tier(8, None))
+)
+CONFIG = tiny_config(num_layers=4, fabric=FABRIC, think=THINK, memory=MEMORY)
+
+
+def forgetful(config: ModelConfig = CONFIG):
+    """A network with memory none of whose parts is still zero."""
+    model = lively(config)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".pool." in name:
+                parameter.normal_(0, 0.5)
+    return model
+
+
+def oracle(q_HC, position, k_LKC, v_LKC, pooler, rope) -> torch.Tensor:
+    """Attend for one token by loops over what DESIGN says it sees; keys come unrotated."""
+    memory, entries = pooler.memory, []
+    block = position // memory.block_tokens
+    near = (block - memory.window_blocks + 1) * memory.block_tokens
+
+    def turned(k_KC, at: float):
+        return rotate(k_KC[None], rope(torch.tensor([at]), torch.float32))[0]
+
+    for i in range(position + 1):
+        if i >= near or i < memory.sink_tokens:
+            entries.append((turned(k_LKC[i], i), v_LKC[i], 0.0))
+    end = max(0, block + 1 - memory.window_blocks)
+    for number, tier in enumerate(memory.tiers):
+        first = 0 if tier.blocks is None else max(0, end - tier.blocks)
+        for start in range(first * memory.block_tokens, end * memory.block_tokens, tier.ratio):
+            members = [i for i in range(start, start + tier.ratio) if i >= memory.sink_tokens]
+            if not members:
+                continue
+            v_NKC = v_LKC[members]
+            scores_2NK = torch.einsum("nkc,xkc->xnk", v_NKC, pooler.salience) / math.sqrt(
+                v_NKC.shape[-1]
+            )
+            a_NK, b_NK = scores_2NK.softmax(1)
+            key = (a_NK[..., None] * k_LKC[members]).sum(0)
+            centre = start + (tier.ratio - 1) / 2
+            value = (b_NK[..., None] * v_NKC).sum(0)
+            entries.append(
+                (turned(key, centre), value, math.log(len(members)) + pooler.mass[number])
+            )
+        end = first
+    num_heads, num_kv = q_HC.shape[0], k_LKC.shape[1]
+    q_HC = turned(q_HC, position)
+    out = []
+    for head in range(num_heads):
+        kv = head * num_kv // num_heads
+        logits = torch.stack([q_HC[head] @ k[kv] / math.sqrt(16) + bias for k, _, bias in entries])
+        out.append(
+            (logits.softmax(0)[:, None] * torch.stack([v[kv] for _, v, _ in entries])).sum(0)
+        )
+    return torch.stack(out)
+
+
+def test_attention_over_slots_is_what_the_formulas_say():
+    torch.manual_seed(0)
+    pooler = Pooler(CONFIG, MEMORY)
+    torch.nn.init.normal_(pooler.salience)
+    torch.nn.init.normal_(pooler.mass)
+    length = 61
+    q, k, v = (torch.randn(length, heads, 16) for heads in (6, 2, 2))
+    rope = Rope(RopeConfig(), head_width=16)
+    at = rope(torch.arange(length), torch.float32)
+    with torch.no_grad():
+        got = WholeSequences((0, length), config=MEMORY).attend(
+            0, rotate(q, at), rotate(k, at), v, pooler
+        )
+        for position in (0, 7, 16, 23, 40, 60):
+            want = oracle(q[position], position, k, v, pooler, rope)
+            assert torch.allclose(got[position], want, atol=1e-5), position
+
+
+def test_inside_the_window_nothing_changes():
+    plain = tiny_model(tiny_config(num_layers=4))
+    model = tiny_model(tiny_config(num_layers=4, memory=MEMORY))
+    missing = model.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing and all(".attention.pool." in name for name in missing)
+    short, long = pack([sequence(16)]), pack([sequence(60)])
+    assert torch.equal(run(model, short).logits_NV, run(plain, short).logits_NV)
+    differs = (run(model, long).logits_NV - run(plain, long).logits_NV).abs().amax(-1) > 1e-3
+    assert not differs[:16].any() and differs[40:].all()
+
+
+@pytest.mark.parametrize("loops", [1, 3])
+def test_no_token_sees_a_later_one_through_a_slot(loops):
+    model, tokens = forgetful(), sequence(61)
+    whole = run(model, pack([tokens], loops=loops)).logits_NV
+    for length in (15, 17, 24, 33, 48, 60):
+        part = run(model, pack([tokens[:length]], loops=loops)).logits_NV
+        assert torch.allclose(part, whole[:length], atol=3e-4)
+
+
+def test_packed_sequences_do_not_share_slots():
+    model = forgetful()
+    parts = [sequence(50), sequence(50, seed=1), sequence(9, seed=2), sequence(33, seed=3)]
+    together = run(model, pack(parts, loops=2)).logits_NV
+    alone = torch.cat([run(model, pack([part], loops=2)).logits_NV for part in parts])
+    assert torch.allclose(together, alone, atol=3e-4)
+
+
+def test_equal_tokens_weigh_through_a_slot_what_they_weigh_themselves():
+    """Without positions, a slot of equal keys and values stands for them exactly."""
+    config = tiny_config(rope=RopeConfig(kind="linear", factor=1e9))
+    pooler = Pooler(config, MEMORY)
+    length = 48
+    q = torch.randn(length, 6, 16)
+    k, v = (torch.randn(length // 8, 2, 16).repeat_interleave(8, 0) for _ in range(2))
+    with torch.no_grad():
+        exact = WholeSequences((0, length)).attend(0, q, k, v, pooler)
+        slots = WholeSequences((0, length), config=MEMORY).attend(0, q, k, v, pooler)
+    assert torch.allclose(exact, slots, atol=1e-5)
+
+
+def test_gradients_reach_the_pooler_and_what_it_pooled():
+    model = forgetful()
+    model.train()
+    model(pack([sequence(60)])).logits_NV[-1].logsumexp(-1).backward()
+    for name, parameter in model.named_parameters():
+        if ".pool." in name:
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_a_million_tokens_fit_in_the_slots_and_too_fine_tiers_are_refused():
+    million = 1 << 20
+    config = MemoryConfig()
+    assert 0 < config.num_slots(million) <= config.max_slots
+    assert config.num_slots(1024) == 0
+    seen = config.summarised((million - 1) // 64)
+    covered = sum(end - first for first, end in seen) + config.window_blocks
+    assert covered == million // 64
+    fine = MemoryConfig(tiers=(Tier(4, None),))
+    with pytest.raises(ConfigError, match="needs 261888 memory slots, more than max_slots"):
+        tiny_config(context_length=million, memory=fine)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tiers": (Tier(4, 8),)}, "the last tier"),
+        ({"tiers": (Tier(4, None), Tier(16, None))}, "the last tier"),
+        ({"tiers": ()}, "the last tier"),
+        ({"tiers": (Tier(3, None),)}, "must divide block_tokens"),
+        ({"window_blocks": 0}, "at least 1"),
+        ({"sink_tokens": 65}, "must fit in a block"),
+    ],
+)
+def test_a_memory_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        MemoryConfig(**changes)
+
+
+def test_thinking_and_memory_must_agree_on_blocks():
+    with pytest.raises(ConfigError, match="share block_tokens"):
+        tiny_config(num_layers=4, think=THINK, memory=MemoryConfig())
