@@ -1,16 +1,24 @@
 """Which page of the cache holds what: allocation, sharing of prefixes, eviction. No tensors here.
 
 A full page is remembered by its tokens and the page before it, so that equal prefixes are found
-exactly, token for token, without hashes that could collide. Pages in use are counted; pages that
-nobody uses any more keep their contents until the space is needed, least recently used first.
+exactly, token for token, without hashes that could collide. Before a sequence's first page stands
+its variant: what besides its tokens decides what is in its pages. Pages in use are counted; pages
+that nobody uses any more keep their contents until the space is needed, least recently used first.
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-PageKey = tuple[int, tuple[int, ...]]
-_ROOT = -1
+
+class _Variant(NamedTuple):
+    """Stands in a key where a sequence's first page has no page before it."""
+
+    of: Hashable
+
+
+PageKey = tuple[int | _Variant, tuple[int, ...]]
 
 
 @dataclass
@@ -49,13 +57,13 @@ class PageCache:
         """Whether the page is remembered and in nobody's use."""
         return page in self._idle
 
-    def match(self, tokens: Sequence[int]) -> list[int]:
-        """Return the remembered pages of the longest shared prefix, not yet taken.
+    def match(self, tokens: Sequence[int], variant: Hashable = None) -> list[int]:
+        """Return the remembered pages of the longest prefix shared in a variant, not yet taken.
 
         The last token is never among them: its logits are still to be computed.
         """
         pages: list[int] = []
-        parent = _ROOT
+        parent: int | _Variant = _Variant(variant)
         for start in range(0, len(tokens) - self.page_tokens, self.page_tokens):
             page = self._by_key.get((parent, tuple(tokens[start : start + self.page_tokens])))
             if page is None:
@@ -87,9 +95,11 @@ class PageCache:
         self._pages[page].num_users = 1
         return page
 
-    def remember(self, page: int, *, parent: int | None, tokens: Sequence[int]) -> None:
+    def remember(
+        self, page: int, *, parent: int | None, tokens: Sequence[int], variant: Hashable = None
+    ) -> None:
         """Make a full page findable; a second one of the same contents stays private."""
-        key = (_ROOT if parent is None else parent, tuple(tokens))
+        key = (_Variant(variant) if parent is None else parent, tuple(tokens))
         assert len(key[1]) == self.page_tokens, "only full pages are remembered"
         if key in self._by_key or (parent is not None and self._pages[parent].key is None):
             return
@@ -124,7 +134,7 @@ class PageCache:
         key = self._pages[page].key
         assert key is not None
         del self._by_key[key]
-        if key[0] != _ROOT:
+        if isinstance(key[0], int):
             self._pages[key[0]].num_children -= 1
         self._pages[page] = _Page()
 

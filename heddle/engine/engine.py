@@ -19,20 +19,22 @@ from heddle.engine.cache import PageCache
 from heddle.engine.config import EngineConfig
 from heddle.engine.grammar import GrammarCompiler
 from heddle.engine.load import load_model
+from heddle.engine.pages import page_tokens
 from heddle.engine.progress import advance
 from heddle.engine.request import Event, Finished, Request
 from heddle.engine.runner import Rows, Runner
 from heddle.engine.sampler import Sampler
 from heddle.engine.scheduler import Scheduler, Work
 from heddle.engine.sequence import Sequence
+from heddle.engine.spending import Spending
 from heddle.errors import (
     BusyError,
-    ConfigError,
     ContextLengthError,
     EngineError,
     HeddleError,
     RequestError,
 )
+from heddle.model.config import CLUSTERS
 from heddle.weights.checkpoint import Checkpoint, open_checkpoint
 
 log = logging.getLogger(__name__)
@@ -62,16 +64,15 @@ class Engine:
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig):
         self.config = config
-        if checkpoint.config.fabric or checkpoint.config.think:
-            raise ConfigError(f"{checkpoint.name} is adaptive: this engine serves dense models")
         context_length = config.context_length or min(
             checkpoint.config.context_length, DEFAULT_CONTEXT_LENGTH
         )
         torch.set_num_threads(config.threads or torch.get_num_threads())
         cache_tokens = config.cache_tokens or max(context_length, DEFAULT_CONTEXT_LENGTH)
-        num_pages = -(-cache_tokens // config.page_tokens)
-        self.context_length = min(context_length, num_pages * config.page_tokens)
-        self._cache = PageCache(num_pages=num_pages, page_tokens=config.page_tokens)
+        size = page_tokens(checkpoint.config, config)
+        num_pages = -(-cache_tokens // size)
+        self.context_length = min(context_length, num_pages * size)
+        self._cache = PageCache(num_pages=num_pages, page_tokens=size)
         self._scheduler = Scheduler(config, self._cache)
         self._grammars = GrammarCompiler(
             checkpoint.tokenizer_json,
@@ -126,6 +127,7 @@ class Engine:
             on_event=on_event,
             sampler=sampler,
             constraint=constraint,
+            spending=Spending(self.checkpoint.config),
             arrival=arrival,
         )
         self._commands.put(lambda: self._begin(sequence))
@@ -154,6 +156,17 @@ class Engine:
             num_new_tokens=self._totals["new"],
             uptime_s=time.monotonic() - self._started_at,
         )
+
+    @property
+    def max_loops(self) -> int:
+        """How deep a request may ask the model to think; 1 if it has no thinking block."""
+        think = self.checkpoint.config.think
+        return think.max_loops if think else 1
+
+    @property
+    def clusters(self) -> tuple[str, ...]:
+        """What a request may steer between; empty if the model has no routing fabric."""
+        return CLUSTERS if self.checkpoint.config.fabric else ()
 
     @property
     def is_alive(self) -> bool:
@@ -187,6 +200,7 @@ class Engine:
             raise RequestError(
                 f"logit_bias names a token outside 0 to {vocab_size - 1}", parameter="logit_bias"
             )
+        self._validate_dials(request)
         only_reads = request.embed or request.num_prompt_logprobs is not None
         if request.max_new_tokens < (0 if only_reads else 1):
             raise RequestError("max_tokens must be at least 1", parameter="max_tokens")
@@ -198,6 +212,25 @@ class Engine:
                 f"{self.context_length}",
                 parameter="prompt",
                 code="context_length_exceeded",
+            )
+
+    def _validate_dials(self, request: Request) -> None:
+        loops = request.thinking.max_loops
+        if loops < 1:
+            raise RequestError(f"loops must be at least 1, not {loops}", parameter="think")
+        if loops > self.max_loops:
+            name = self.checkpoint.name
+            if self.max_loops == 1:
+                raise RequestError(f"{name} has no thinking block to loop", parameter="think")
+            raise RequestError(
+                f"loops must be at most {self.max_loops} with {name}, not {loops}",
+                parameter="think",
+            )
+        if request.steer is not None and len(request.steer) != len(self.clusters):
+            raise RequestError(
+                f"{self.checkpoint.name} has {len(self.clusters)} clusters to steer between, "
+                f"not {len(request.steer)}",
+                parameter="steer",
             )
 
     def _loop(self) -> None:

@@ -1,28 +1,41 @@
-"""The serving form of `model.Memory`: keys and values in pages, one step's view of them.
+"""The serving form of `model.Memory`: one step's view of `Pages`.
 
-`Pages` owns the tensors for the engine's life. `PagedMemory` says for one packed step where each
-token is stored and what each sequence attends to.
+Says for a packed step where each token is stored and what each sequence attends to.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from heddle.model.config import ModelConfig
-from heddle.model.memory import attention
+from heddle.engine.pages import Pages
+from heddle.model.memory import additive, attention, running_mean, with_own_block
+from heddle.model.slots import Pooler
 
 
-class Pages:
-    """Keys and values of all layers: `num_pages` × `page_tokens` places each."""
+class Own(NamedTuple):
+    """Positions, keys and values of the tokens that went as deep as one of the later loops."""
 
-    def __init__(
-        self, config: ModelConfig, *, num_pages: int, page_tokens: int, dtype: torch.dtype
-    ):
-        self.page_tokens = page_tokens
-        shape = (num_pages * page_tokens, config.num_kv_heads, config.head_width)
-        self.k_LKC = [torch.empty(shape, dtype=dtype) for _ in range(config.num_layers)]
-        self.v_LKC = [torch.empty(shape, dtype=dtype) for _ in range(config.num_layers)]
+    position_N: Tensor
+    k_NKC: Tensor
+    v_NKC: Tensor
+
+
+class LaterLoops:
+    """A sequence's keys and values of loops after the first, in its current block."""
+
+    def __init__(self):
+        self._kept: dict[tuple[int, int], Own] = {}
+
+    def add(self, layer: int, loop: int, new: Own, *, block_start: int) -> Own:
+        """Return what is kept and what is new; keep what lies at `block_start` or behind it."""
+        old = self._kept.get((layer, loop))
+        together = Own(*map(torch.cat, zip(old, new, strict=True))) if old else new
+        stays = together.position_N >= block_start
+        self._kept[layer, loop] = Own(*(part[stays] for part in together))
+        return together
 
 
 class Segment(NamedTuple):
@@ -35,13 +48,24 @@ class Segment(NamedTuple):
     end: int
     num_past: int
     pages: list[int]
+    later: LaterLoops
 
 
-class _Reach(NamedTuple):
-    """What a segment reads: a slice when its pages are neighbours, else places to gather."""
+class _Run(NamedTuple):
+    """Neighbouring rows of a segment that look at the same tokens and slots.
 
+    `places` are the cache's places of the L tokens read exactly, a slice when pages are neighbours,
+    and `position_L` theirs in the sequence; `first` is that of the run's first row. `slot_pages`
+    are the summarised blocks' by tier, none if there are no slots to see.
+    """
+
+    segment: Segment
+    start: int
+    end: int
+    first: int
     places: slice | Tensor
-    mask_TL: Tensor | None
+    position_L: Tensor
+    slot_pages: list[Tensor]
 
 
 class PagedMemory:
@@ -50,43 +74,177 @@ class PagedMemory:
     def __init__(self, pages: Pages, segments: list[Segment]):
         self._pages = pages
         self._segments = segments
-        self._reaches = [self._reach(segment) for segment in segments]
-        self._store_T = torch.cat([self._places(s)[s.num_past :] for s in segments])
+        self._runs = [run for segment in segments for run in self._split(segment)]
+        self._causal = [_causal(run) for run in self._runs]
+        self._store_T = torch.cat(
+            [
+                self._places(s.pages, torch.arange(s.num_past, s.num_past + s.end - s.start))
+                for s in segments
+            ]
+        )
+        filled = [self._filled(segment) for segment in segments]
+        self._filled_page_B, self._filled_block_B = map(torch.cat, zip(*filled, strict=True))
 
-    def attend(self, layer: int, q_THC: Tensor, k_TKC: Tensor, v_TKC: Tensor) -> Tensor:
+    def attend(
+        self, layer: int, q_THC: Tensor, k_TKC: Tensor, v_TKC: Tensor, pooler: Pooler | None = None
+    ) -> Tensor:
         """See `model.memory.Memory.attend`."""
-        keys_LKC, values_LKC = self._pages.k_LKC[layer], self._pages.v_LKC[layer]
-        keys_LKC[self._store_T] = k_TKC
-        values_LKC[self._store_T] = v_TKC
+        self._pages.k_LKC[layer][self._store_T] = k_TKC
+        self._pages.v_LKC[layer][self._store_T] = v_TKC
+        if pooler is not None and len(self._filled_page_B):
+            self._summarise(layer, pooler)
         out_THC = torch.empty_like(q_THC)
-        for segment, reach in zip(self._segments, self._reaches, strict=True):
-            out_THC[segment.start : segment.end] = attention(
-                q_THC[segment.start : segment.end],
-                keys_LKC[reach.places],
-                values_LKC[reach.places],
-                mask=reach.mask_TL,
-                is_causal=segment.num_past == 0,
-            )
+        for run, causal_TL in zip(self._runs, self._causal, strict=True):
+            k_LKC, v_LKC, bias_M = self._read(layer, run)
+            if bias_M is not None:
+                causal_TL = _with_slots(run, bias_M, torch.arange(run.end - run.start) + run.first)
+            out_THC[run.start : run.end] = attention(
+                q_THC[None, run.start : run.end],
+                k_LKC[None],
+                v_LKC[None],
+                mask=causal_TL,
+                is_causal=causal_TL is None and run.first == 0,
+            )[0]
         return out_THC
 
-    def _places(self, segment: Segment) -> Tensor:
-        page_tokens = self._pages.page_tokens
-        num_tokens = segment.num_past + segment.end - segment.start
-        first_of_page = torch.tensor(segment.pages) * page_tokens
-        return (first_of_page[:, None] + torch.arange(page_tokens)).flatten()[:num_tokens]
+    def attend_again(
+        self, layer: int, q_NHC: Tensor, k_NKC: Tensor, v_NKC: Tensor, *, loop: int, rows: Tensor
+    ) -> Tensor:
+        """See `model.memory.Memory.attend_again`."""
+        out_NHC = torch.empty_like(q_NHC)
+        block_tokens = self._pages.loop_block_tokens
+        own: dict[int, Own] = {}
+        for segment, (low, high) in zip(self._segments, _cuts(rows, self._segments), strict=True):
+            if low < high:
+                position_N = rows[low:high] - segment.start + segment.num_past
+                last = segment.num_past + segment.end - segment.start - 1
+                own[segment.start] = segment.later.add(
+                    layer,
+                    loop,
+                    Own(position_N, k_NKC[low:high], v_NKC[low:high]),
+                    block_start=last - last % block_tokens,
+                )
+        for run, (low, high) in zip(self._runs, _cuts(rows, self._runs), strict=True):
+            if low == high:
+                continue
+            mine = own[run.segment.start]
+            position_N = rows[low:high] - run.start + run.first
+            k_LKC, v_LKC, bias_M = self._read(layer, run)
+            first_NL = (
+                run.position_L <= position_N[:, None]
+                if bias_M is None
+                else _with_slots(run, bias_M, position_N)
+            )
+            out_NHC[low:high] = attention(
+                q_NHC[None, low:high],
+                torch.cat([k_LKC, mine.k_NKC])[None],
+                torch.cat([v_LKC, mine.v_NKC])[None],
+                mask=with_own_block(first_NL, position_N, mine.position_N, block_tokens),
+            )[0]
+        return out_NHC
 
-    def _reach(self, segment: Segment) -> _Reach:
-        num_new = segment.end - segment.start
-        num_tokens = segment.num_past + num_new
-        first = segment.pages[0]
+    def running_mean(self, x_TJ: Tensor, *, decay: float) -> Tensor:
+        """See `model.memory.Memory.running_mean`."""
+        parts, size = [], self._pages.page_tokens
+        for segment in self._segments:
+            first, end = segment.num_past, segment.num_past + segment.end - segment.start
+            start_J = torch.zeros_like(x_TJ[0])
+            if first > 0:
+                start_J = self._pages.mean_PJ[segment.pages[(first - 1) // size]]
+            [mean_NJ] = running_mean(
+                x_TJ[None, segment.start : segment.end], start_J[None], decay=decay
+            )
+            for page in range(first // size, (end - 1) // size + 1):
+                last = min(end, (page + 1) * size) - 1
+                self._pages.mean_PJ[segment.pages[page]] = mean_NJ[last - first]
+            parts.append(mean_NJ)
+        return torch.cat(parts)
+
+    def _split(self, segment: Segment) -> list[_Run]:
+        """Cut a segment where what its rows see through slots changes."""
+        memory, first = self._pages.memory, segment.num_past
+        end = first + segment.end - segment.start
+        if memory is None:
+            return [self._run(segment, first, end, near_block=0)]
+        runs = []
+        while first < end:
+            block = max(first // memory.block_tokens, memory.window_blocks - 1)
+            until = min(end, (block + 1) * memory.block_tokens)
+            near_block = block + 1 - memory.window_blocks
+            runs.append(self._run(segment, first, until, near_block=near_block))
+            first = until
+        return runs
+
+    def _run(self, segment: Segment, first: int, end: int, *, near_block: int) -> _Run:
+        """Make the run of positions `first` to `end`, which reads exactly from a block on."""
+        memory, size = self._pages.memory, self._pages.page_tokens
+        position_L = torch.arange(near_block * size, end)
+        slot_pages = []
+        here = segment.pages[near_block : -(-end // size)]
         places: slice | Tensor
-        if segment.pages == list(range(first, first + len(segment.pages))):
-            start = first * self._pages.page_tokens
-            places = slice(start, start + num_tokens)
+        if memory is not None and near_block > 0:
+            position_L = torch.cat([torch.arange(memory.sink_tokens), position_L])
+            places = self._places(segment.pages, position_L)
+            ranges = memory.summarised(near_block + memory.window_blocks - 1)
+            slot_pages = [
+                torch.tensor(segment.pages[low:high], dtype=torch.long) for low, high in ranges
+            ]
+        elif here == list(range(here[0], here[0] + len(here))):
+            places = slice(here[0] * size, here[0] * size + end)
         else:
-            places = self._places(segment)
-        mask_TL = None
-        if num_new > 1 and segment.num_past > 0:
-            last_seen_T = torch.arange(segment.num_past, num_tokens)
-            mask_TL = torch.arange(num_tokens) <= last_seen_T[:, None]
-        return _Reach(places, mask_TL)
+            places = self._places(segment.pages, position_L)
+        offset = segment.start - segment.num_past
+        return _Run(segment, first + offset, end + offset, first, places, position_L, slot_pages)
+
+    def _places(self, pages: list[int], position_L: Tensor) -> Tensor:
+        size = self._pages.page_tokens
+        return torch.tensor(pages)[position_L // size] * size + position_L % size
+
+    def _filled(self, segment: Segment) -> tuple[Tensor, Tensor]:
+        """Return the pages that this step fills, and their blocks' numbers in the sequence."""
+        size = self._pages.page_tokens
+        end = segment.num_past + segment.end - segment.start
+        block_B = torch.arange(segment.num_past // size, end // size)
+        return torch.tensor(segment.pages)[block_B], block_B
+
+    def _summarise(self, layer: int, pooler: Pooler) -> None:
+        """Pool the blocks that this step completes."""
+        page_B, block_B = self._filled_page_B, self._filled_block_B
+        k_BNKC = self._pages.of(self._pages.k_LKC[layer], page_B)
+        v_BNKC = self._pages.of(self._pages.v_LKC[layer], page_B)
+        for tier, kept in enumerate(self._pages.slots[layer]):
+            for into, value in zip(kept, pooler(k_BNKC, v_BNKC, block_B, tier=tier), strict=True):
+                into[page_B] = value
+
+    def _read(self, layer: int, run: _Run) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return a run's keys and values, slots last, and what is added to the slots' logits."""
+        k_LKC = self._pages.k_LKC[layer][run.places]
+        v_LKC = self._pages.v_LKC[layer][run.places]
+        if not run.slot_pages:
+            return k_LKC, v_LKC, None
+        k_parts, v_parts, bias_parts = [k_LKC], [v_LKC], []
+        for kept, page_B in zip(self._pages.slots[layer], run.slot_pages, strict=True):
+            k_parts.append(kept.k_BMKC[page_B].flatten(0, 1))
+            v_parts.append(kept.v_BMKC[page_B].flatten(0, 1))
+            bias_parts.append(kept.bias_BM[page_B].flatten())
+        return torch.cat(k_parts), torch.cat(v_parts), torch.cat(bias_parts)
+
+
+def _causal(run: _Run) -> Tensor | None:
+    """Return which tokens each row may read; None where it is all of them, or plain causality."""
+    num_rows = run.end - run.start
+    if num_rows == 1 or run.first == 0:
+        return None
+    return run.position_L <= torch.arange(run.first, run.first + num_rows)[:, None]
+
+
+def _with_slots(run: _Run, bias_M: Tensor, position_N: Tensor) -> Tensor:
+    """Return what is added to the logits of a run's tokens and slots, for rows at positions."""
+    sees_NL = run.position_L <= position_N[:, None]
+    return torch.cat([additive(sees_NL, bias_M.dtype), bias_M.expand(len(sees_NL), -1)], dim=1)
+
+
+def _cuts(rows: Tensor, spans: Sequence[Segment] | Sequence[_Run]) -> list[tuple[int, int]]:
+    """Return which of `rows` lie in each of neighbouring spans of the batch, as (low, high)."""
+    bounds = torch.tensor([*(span.start for span in spans), spans[-1].end])
+    return list(pairwise(torch.searchsorted(rows, bounds).tolist()))

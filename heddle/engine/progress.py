@@ -1,6 +1,7 @@
 """What a step's rows mean for a sequence: scores, an embedding, the next token, the end."""
 
 import time
+from dataclasses import replace
 
 import torch
 
@@ -17,6 +18,8 @@ def advance(sequence: Sequence, rows: Rows) -> Finished | None:
     The scheduler has counted the step's tokens as computed already.
     """
     request = sequence.request
+    num_tokens = len(rows.hidden_TD)
+    sequence.spending.add(rows.reading, first=sequence.num_computed - num_tokens, num=num_tokens)
     if request.embed:
         total = rows.hidden_TD.sum(0, dtype=torch.float32)
         past = sequence.hidden_sum_D
@@ -56,6 +59,9 @@ def _generate(sequence: Sequence, rows: Rows) -> Finished | None:
     if event.token_id in request.stop_ids:
         return sequence.finished("stop", stop_id=event.token_id)
     sequence.tokens.append(event.token_id)
+    if rows.reading is not None:
+        loops, clusters = int(rows.reading.loops_N[-1]), rows.reading.cluster_NG[-1]
+        event = replace(event, loops=loops, clusters=tuple(clusters.tolist()))
     sequence.on_event(event)
     if constraint is not None and constraint.is_complete:
         return sequence.finished("stop")

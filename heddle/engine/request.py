@@ -131,12 +131,14 @@ class Compute:
         clusters: mean share of each cluster, empty without a fabric.
         active_params: mean number of parameters that a token used, each counted once.
         flops: floating-point operations in all.
+        deepest_flops: about what the same tokens would have taken at the model's deepest setting.
     """
 
     loops: Mapping[int, int]
     clusters: tuple[float, ...]
     active_params: float
     flops: float
+    deepest_flops: float
 
 
 @dataclass(frozen=True, kw_only=True)

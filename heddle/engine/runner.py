@@ -6,9 +6,12 @@ import torch
 from torch import Tensor
 
 from heddle.engine.config import EngineConfig
-from heddle.engine.paged_memory import PagedMemory, Pages, Segment
+from heddle.engine.paged_memory import PagedMemory, Segment
+from heddle.engine.pages import Pages, page_tokens
 from heddle.engine.scheduler import Work
-from heddle.model.batch import Packed
+from heddle.engine.spending import Reading, readings
+from heddle.model.batch import Depth, Packed
+from heddle.model.config import CLUSTERS
 from heddle.model.transformer import Transformer
 
 
@@ -16,11 +19,12 @@ class Rows(NamedTuple):
     """What the step computed for one piece of work: hidden states and the wanted logits.
 
     `logits_NV` has a row for every token of a sequence that scores its prompt, else one for the
-    last token if that completes what was pending, else none.
+    last token if that completes what was pending, else none. `reading` is an adaptive network's.
     """
 
     hidden_TD: Tensor
     logits_NV: Tensor
+    reading: Reading | None
 
 
 class Runner:
@@ -31,7 +35,7 @@ class Runner:
         self._pages = Pages(
             model.config,
             num_pages=num_pages,
-            page_tokens=config.page_tokens,
+            page_tokens=page_tokens(model.config, config),
             dtype=model.embed.weight.dtype,
         )
 
@@ -47,7 +51,7 @@ class Runner:
             first, start = sequence.num_computed, len(tokens)
             tokens += sequence.tokens[first : first + num_tokens]
             positions += range(first, first + num_tokens)
-            segments.append(Segment(start, len(tokens), first, sequence.pages))
+            segments.append(Segment(start, len(tokens), first, sequence.pages, sequence.later))
             if sequence.scores_prompt:
                 rows = range(start, len(tokens))
             elif num_tokens == sequence.num_pending:
@@ -61,8 +65,33 @@ class Runner:
             position_T=torch.tensor(positions),
             bounds_S1=(0, *(segment.end for segment in segments)),
             output_N=torch.tensor(wanted, dtype=torch.long),
+            depth=_depth(plan),
+            steer_TG=_steer(plan),
         )
         out = self._model(packed, PagedMemory(self._pages, segments))
-        hidden = out.hidden_TD.split([num_tokens for _, num_tokens in plan])
-        logits = out.logits_NV.split(num_wanted)
-        return [Rows(*rows) for rows in zip(hidden, logits, strict=True)]
+        sizes = [num_tokens for _, num_tokens in plan]
+        hidden, logits = out.hidden_TD.split(sizes), out.logits_NV.split(num_wanted)
+        read = readings(out.trace, self._model.config, sizes)
+        return [Rows(*rows) for rows in zip(hidden, logits, read, strict=True)]
+
+
+def _depth(plan: list[Work]) -> Depth | None:
+    """Return each token's depth as its request asks, None if all are at one loop."""
+    asked = [work.sequence.request.thinking for work in plan]
+    if all(thinking.max_loops == 1 for thinking in asked):
+        return None
+    sizes = torch.tensor([work.num_tokens for work in plan])
+    return Depth(
+        torch.tensor([thinking.max_loops for thinking in asked]).repeat_interleave(sizes),
+        torch.tensor([thinking.is_automatic for thinking in asked]).repeat_interleave(sizes),
+    )
+
+
+def _steer(plan: list[Work]) -> Tensor | None:
+    """Return what is added to each token's choice of clusters, None if nothing is."""
+    asked = [work.sequence.request.steer for work in plan]
+    if not any(asked):
+        return None
+    sizes = torch.tensor([work.num_tokens for work in plan])
+    steer_SG = torch.tensor([steer or (0.0,) * len(CLUSTERS) for steer in asked])
+    return steer_SG.repeat_interleave(sizes, dim=0)

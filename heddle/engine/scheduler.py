@@ -24,6 +24,7 @@ class Scheduler:
 
     def __init__(self, config: EngineConfig, cache: PageCache):
         self._config, self._cache = config, cache
+        self._page_tokens = cache.page_tokens
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.num_preempted = 0
@@ -65,12 +66,13 @@ class Scheduler:
 
     def computed(self, work: Work) -> None:
         """Note that a piece of work is done and make its full pages findable."""
-        sequence, page_tokens = work.sequence, self._config.page_tokens
+        sequence, page_tokens = work.sequence, self._page_tokens
         sequence.num_computed += work.num_tokens
         for index in range(sequence.num_remembered_pages, sequence.num_computed // page_tokens):
             self._cache.remember(
                 sequence.pages[index],
                 parent=sequence.pages[index - 1] if index else None,
+                variant=sequence.variant,
                 tokens=sequence.tokens[index * page_tokens : (index + 1) * page_tokens],
             )
             sequence.num_remembered_pages = index + 1
@@ -85,10 +87,14 @@ class Scheduler:
     def _admit(self) -> Sequence | None:
         """Move the most urgent sequence that may start now to the running ones."""
         for place, sequence in enumerate(self.waiting):
-            shared = [] if sequence.needs_every_row else self._cache.match(sequence.tokens)
+            shared = (
+                []
+                if sequence.needs_every_row
+                else self._cache.match(sequence.tokens, sequence.variant)
+            )
             if self._waits_for_prefix(sequence, len(shared)):
                 continue
-            num_pages = -(-len(sequence.tokens) // self._config.page_tokens)
+            num_pages = -(-len(sequence.tokens) // self._page_tokens)
             num_idle_shared = sum(self._cache.is_idle(page) for page in shared)
             if self.running and (
                 num_pages - len(shared) > self._cache.num_available - num_idle_shared
@@ -97,7 +103,7 @@ class Scheduler:
             del self.waiting[place]
             self._cache.take(shared)
             sequence.pages = shared
-            sequence.num_computed = len(shared) * self._config.page_tokens
+            sequence.num_computed = len(shared) * self._page_tokens
             sequence.num_remembered_pages = len(shared)
             sequence.start()
             bisect.insort(self.running, sequence, key=lambda other: other.arrival)
@@ -108,18 +114,20 @@ class Scheduler:
         """Whether a running prompt is about to compute a page that this sequence could share."""
         if sequence.needs_every_row:
             return False
-        start = num_shared_pages * self._config.page_tokens
-        wanted = sequence.tokens[: start + self._config.page_tokens]
-        if len(wanted) < start + self._config.page_tokens or len(wanted) == len(sequence.tokens):
+        start = num_shared_pages * self._page_tokens
+        wanted = sequence.tokens[: start + self._page_tokens]
+        if len(wanted) < start + self._page_tokens or len(wanted) == len(sequence.tokens):
             return False
         return any(
-            other.num_computed < len(wanted) and other.tokens[: len(wanted)] == wanted
+            other.num_computed < len(wanted)
+            and other.variant == sequence.variant
+            and other.tokens[: len(wanted)] == wanted
             for other in self.running
         )
 
     def _reserve(self, sequence: Sequence, num_tokens: int, *, may_preempt: bool = True) -> bool:
         """Give the sequence pages for its next tokens; False if it has to wait."""
-        needed = -(-(sequence.num_computed + num_tokens) // self._config.page_tokens)
+        needed = -(-(sequence.num_computed + num_tokens) // self._page_tokens)
         while len(sequence.pages) < needed:
             page = self._cache.allocate(after=sequence.pages[-1] if sequence.pages else None)
             if page is not None:

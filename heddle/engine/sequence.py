@@ -7,8 +7,17 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from heddle.engine.grammar import Constraint
-from heddle.engine.request import Event, Finished, FinishReason, Request, TopLogprobs
+from heddle.engine.paged_memory import LaterLoops
+from heddle.engine.request import (
+    Event,
+    Finished,
+    FinishReason,
+    Request,
+    Thinking,
+    TopLogprobs,
+)
 from heddle.engine.sampler import Sampler
+from heddle.engine.spending import Spending
 from heddle.errors import HeddleError
 
 TokenScore = tuple[float, TopLogprobs]
@@ -22,6 +31,7 @@ class Sequence:
     on_event: Callable[[Event], None]
     sampler: Sampler
     constraint: Constraint | None
+    spending: Spending
     arrival: int
     tokens: list[int] = field(init=False)
     pages: list[int] = field(default_factory=list)
@@ -31,6 +41,7 @@ class Sequence:
     num_generated: int = 0
     prompt_scores: list[TokenScore] = field(default_factory=list)
     hidden_sum_D: Tensor | None = None
+    later: LaterLoops = field(default_factory=LaterLoops)
     submitted_at: float = field(default_factory=time.monotonic)
     started_at: float | None = None
     first_token_at: float | None = None
@@ -42,6 +53,11 @@ class Sequence:
     def num_pending(self) -> int:
         """Tokens whose keys and values are not in the cache yet."""
         return len(self.tokens) - self.num_computed
+
+    @property
+    def variant(self) -> tuple[Thinking, tuple[float, ...] | None]:
+        """What besides its tokens decides the sequence's keys and values."""
+        return self.request.thinking, self.request.steer
 
     @property
     def is_generating(self) -> bool:
@@ -69,6 +85,7 @@ class Sequence:
         self.num_computed = 0
         self.prompt_scores.clear()
         self.hidden_sum_D = None
+        self.later = LaterLoops()
 
     def finished(
         self, reason: FinishReason, *, stop_id: int | None = None, error: HeddleError | None = None
@@ -87,4 +104,5 @@ class Sequence:
             decode_s=now - first,
             stop_id=stop_id,
             error=error,
+            compute=self.spending.compute(),
         )

@@ -121,7 +121,7 @@ class Attention(nn.Module):
 
     def forward(self, x_TD: Tensor, context: Context, lora: LayerLora | None = None) -> Tensor:
         projected = project(x_TD, self.qkv, lora and lora.qkv)
-        q_THC, k_TKC, v_TKC = projected.view(x_TD.shape[0], -1, self.head_width).split(
+        q_THC, k_TKC, v_TKC = projected.unflatten(-1, (-1, self.head_width)).split(
             [self.num_heads, self.num_kv_heads, self.num_kv_heads], dim=1
         )
         q_THC = rotate(self.q_norm(q_THC), context.angles)

@@ -124,7 +124,7 @@ class WholeSequences:
                 q_NHC_, k_NKC_, v_NKC_ = (x[None, low:high] for x in (q_NHC, k_NKC, v_NKC))
                 position_N = rows[low:high] - starts[number]
                 parts.append(self._attend_again(one, q_NHC_, k_NKC_, v_NKC_, position_N)[0])
-        return torch.cat(parts)
+        return torch.cat(parts) if parts else q_NHC  # of no token
 
     def running_mean(self, x_TJ: Tensor, *, decay: float) -> Tensor:
         """See `Memory.running_mean`."""
@@ -146,7 +146,7 @@ class WholeSequences:
         if length not in self._masks:
             self._masks[length] = _visibility(self._config, length, k_STKC.device)
         k_parts, v_parts = [k_STKC], [v_STKC]
-        mask_parts = [_additive(self._masks[length][0], k_STKC.dtype)]
+        mask_parts = [additive(self._masks[length][0], k_STKC.dtype)]
         for tier, (_, end) in enumerate(ranges):
             if end == 0:
                 break
@@ -159,7 +159,7 @@ class WholeSequences:
             for found, into in ((slots.k_BMKC, k_parts), (slots.v_BMKC, v_parts)):
                 into.append(found.reshape(num_seqs, -1, *found.shape[2:]))
             bias_M = slots.bias_BM[:end].flatten()
-            mask_parts.append(_additive(self._masks[length][tier + 1], k_STKC.dtype) + bias_M)
+            mask_parts.append(additive(self._masks[length][tier + 1], k_STKC.dtype) + bias_M)
         mask_TL = torch.cat(mask_parts, dim=1).to(k_STKC.dtype)
         return _Seen(torch.cat(k_parts, dim=1), torch.cat(v_parts, dim=1), mask_TL)
 
@@ -207,7 +207,7 @@ def with_own_block(first_NL: Tensor, query_N: Tensor, own_M: Tensor, block_token
     is_past_NM = own_M <= query_N[:, None]
     own_NM = is_past_NM & (own_M // block_tokens == query_N[:, None] // block_tokens)
     if first_NL.dtype != torch.bool:
-        own_NM = _additive(own_NM, first_NL.dtype)
+        own_NM = additive(own_NM, first_NL.dtype)
     return torch.cat([first_NL, own_NM], dim=1)
 
 
@@ -252,5 +252,6 @@ def _visibility(config: MemoryConfig, length: int, device: torch.device) -> list
     ]
 
 
-def _additive(sees: Tensor, dtype: torch.dtype) -> Tensor:
+def additive(sees: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a mask to add to logits: 0 where a token may look, else -inf."""
     return torch.zeros(sees.shape, dtype=dtype, device=sees.device).masked_fill_(~sees, -torch.inf)

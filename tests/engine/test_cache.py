@@ -32,6 +32,19 @@ def test_a_prefix_is_found_up_to_the_last_whole_page_but_one_token():
     assert cache.match([9, *range(9)]) == []
 
 
+def test_a_prefix_is_shared_only_within_its_variant():
+    cache = PageCache(num_pages=8, page_tokens=4)
+    [first, *_] = deep = [cache.allocate(), cache.allocate()]
+    cache.remember(first, parent=None, variant="deep", tokens=range(4))
+    cache.release(deep)
+    assert cache.match(list(range(10)), "deep") == [first]
+    assert cache.match(list(range(10))) == []
+    plain = fill(cache, list(range(10)))
+    assert cache.match(list(range(10))) == plain[:2]
+    cache.release(plain)
+    cache.check()
+
+
 def test_new_pages_are_neighbours():
     cache = PageCache(num_pages=8, page_tokens=4)
     assert fill(cache, list(range(20))) == [0, 1, 2, 3, 4]

@@ -1,0 +1,56 @@
+"""What the engine keeps of the past: tensors that live as long as it does. Used by `paged_memory`.
+
+A page has room for `page_tokens` tokens. Networks that loop or summarise get pages of one of their
+blocks, so that all that a shared prefix needs is in its pages.
+"""
+
+import torch
+from torch import Tensor
+
+from heddle.engine.config import EngineConfig
+from heddle.model.config import ModelConfig
+from heddle.model.slots import Slots
+
+
+def page_tokens(model: ModelConfig, config: EngineConfig) -> int:
+    """Return the size of a page: a block of the network's, if it has blocks."""
+    if model.memory:
+        return model.memory.block_tokens
+    return model.think.block_tokens if model.think else config.page_tokens
+
+
+class Pages:
+    """Keys and values of all layers, slots of all tiers, and the gate's running mean.
+
+    `mean_PJ` is the mean behind the last token that was stored in a page.
+    """
+
+    def __init__(
+        self, config: ModelConfig, *, num_pages: int, page_tokens: int, dtype: torch.dtype
+    ):
+        self.page_tokens = page_tokens
+        self.memory = config.memory
+        self.loop_block_tokens = config.think.block_tokens if config.think else 0
+        heads = (config.num_kv_heads, config.head_width)
+        shape = (num_pages * page_tokens, *heads)
+        self.k_LKC = [torch.empty(shape, dtype=dtype) for _ in range(config.num_layers)]
+        self.v_LKC = [torch.empty(shape, dtype=dtype) for _ in range(config.num_layers)]
+        sizes = [page_tokens // tier.ratio for tier in self.memory.tiers] if self.memory else []
+        self.slots = [
+            [_empty_slots(num_pages, size, heads, dtype) for size in sizes]
+            for _ in range(config.num_layers)
+        ]
+        mean_width = config.fabric.context_width if config.fabric else 0
+        self.mean_PJ = torch.zeros(num_pages, mean_width, dtype=dtype)
+
+    def of(self, tensor_LKC: Tensor, page_P: Tensor) -> Tensor:
+        """Return whole pages of a layer's keys or values, (pages, tokens, heads, channels)."""
+        return tensor_LKC.unflatten(0, (-1, self.page_tokens))[page_P]
+
+
+def _empty_slots(num_pages: int, size: int, heads: tuple[int, int], dtype: torch.dtype) -> Slots:
+    return Slots(
+        torch.empty(num_pages, size, *heads, dtype=dtype),
+        torch.empty(num_pages, size, *heads, dtype=dtype),
+        torch.empty(num_pages, size, dtype=dtype),
+    )

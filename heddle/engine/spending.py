@@ -1,0 +1,133 @@
+"""What a sequence's computed tokens took, added up step by step. Kept by `sequence`."""
+
+from collections import Counter
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from heddle.engine.request import Compute
+from heddle.model.batch import Trace
+from heddle.model.config import CLUSTERS, ModelConfig
+from heddle.model.cost import active_params, forward_flops
+
+
+class Reading(NamedTuple):
+    """How an adaptive network read each of N tokens.
+
+    `first_channels_N` are the widths of a token's experts, summed over layers, in its first pass,
+    `channels_N` those of all its loops.
+    """
+
+    loops_N: Tensor
+    cluster_NG: Tensor
+    first_channels_N: Tensor
+    channels_N: Tensor
+
+
+def readings(trace: Trace, config: ModelConfig, sizes: list[int]) -> list[Reading | None]:
+    """Split what a step's trace says among sequences of so many tokens; None for dense networks."""
+    if trace.loops_T is None and trace.cluster_TG is None:
+        return [None] * len(sizes)
+    num_tokens = sum(sizes)
+    loops_T = trace.loops_T
+    if loops_T is None:
+        loops_T = torch.ones(num_tokens, dtype=torch.long)
+    cluster_TG = trace.cluster_TG
+    if cluster_TG is None:
+        cluster_TG = torch.empty(num_tokens, 0)
+    parts = (loops_T, cluster_TG, *_channels(trace, config, loops_T))
+    return [Reading(*rows) for rows in zip(*(part.split(sizes) for part in parts), strict=True)]
+
+
+class Spending:
+    """The sums of one sequence."""
+
+    def __init__(self, config: ModelConfig):
+        self._config = config
+        self._loops: Counter[int] = Counter()
+        self._cluster_sums = [0.0] * len(CLUSTERS)
+        self._num_attended = 0
+        self._first_channels = 0.0
+        self._channels = 0.0
+
+    def add(self, reading: Reading | None, *, first: int, num: int) -> None:
+        """Count `num` tokens from position `first` on."""
+        self._num_attended += _keys_read(self._config, first, num)
+        if reading is None:
+            self._loops[1] += num
+            return
+        self._loops.update(reading.loops_N.tolist())
+        for cluster, share in enumerate(reading.cluster_NG.sum(0).tolist()):
+            self._cluster_sums[cluster] += share
+        self._first_channels += float(reading.first_channels_N.sum())
+        self._channels += float(reading.channels_N.sum())
+
+    def compute(self) -> Compute:
+        """Return the sums as a request reports them."""
+        config = self._config
+        num_tokens = self._loops.total()
+        per_token = 1 / max(1, num_tokens)
+        again = sum((loops - 1) * num for loops, num in self._loops.items())
+        clusters = tuple(share * per_token for share in self._cluster_sums)
+        return Compute(
+            loops=dict(sorted(self._loops.items())),
+            clusters=clusters if config.fabric else (),
+            active_params=active_params(
+                config,
+                expert_channels_per_token=self._first_channels * per_token,
+                loops=max(self._loops, default=1),
+            ),
+            flops=self._flops(num_again=again, channels=self._channels),
+            deepest_flops=self._deepest_flops(),
+        )
+
+    def _deepest_flops(self) -> float:
+        """Return what the same tokens take at most loops, with their first pass's experts."""
+        config, num_tokens = self._config, self._loops.total()
+        if config.think is None:
+            return self._flops(num_again=0, channels=self._channels)
+        more = config.think.max_loops - 1
+        channels = self._first_channels * (1 + more * config.think.num_layers / config.num_layers)
+        return self._flops(num_again=more * num_tokens, channels=channels)
+
+    def _flops(self, *, num_again: int, channels: float) -> float:
+        return forward_flops(
+            self._config,
+            num_tokens=self._loops.total(),
+            num_attended=self._num_attended,
+            num_again=num_again,
+            expert_channels=channels,
+        )
+
+
+def _channels(trace: Trace, config: ModelConfig, loops_T: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each token's expert channels in its first pass, and in all passes."""
+    if config.fabric is None:
+        return torch.zeros(len(loops_T)), torch.zeros(len(loops_T))
+    widths_E = torch.tensor([float(expert.width) for expert in config.fabric.experts])
+    before, block = len(trace.choices), 0
+    if config.think:
+        before, block = config.think.first_layer, config.think.num_layers
+    num_again = len(trace.choices) - config.num_layers
+    first = [*trace.choices[: before + block], *trace.choices[before + block + num_again :]]
+    first_T = (torch.stack([c.weight_TE for c in first]) > 0).sum(0).float() @ widths_E
+    all_T = first_T.clone()
+    for place in range(num_again):
+        choice = trace.choices[before + block + place]
+        rows = (loops_T >= 2 + place // block).nonzero()[:, 0]
+        all_T.index_add_(0, rows, (choice.weight_TE > 0).float() @ widths_E)
+    return first_T, all_T
+
+
+def _keys_read(config: ModelConfig, first: int, num: int) -> int:
+    """Return how many tokens and slots `num` tokens from position `first` on attend to."""
+    memory = config.memory
+    if memory is None:
+        return num * (2 * first + num + 1) // 2
+    total = 0
+    for position in range(first, first + num):
+        near_block = max(0, position // memory.block_tokens + 1 - memory.window_blocks)
+        total += position + 1 - near_block * memory.block_tokens
+        total += memory.num_slots(position + 1) + memory.sink_tokens * (near_block > 0)
+    return total
