@@ -9,7 +9,7 @@ from torch import Tensor
 from heddle.engine.request import Compute
 from heddle.model.batch import Trace
 from heddle.model.config import CLUSTERS, ModelConfig
-from heddle.model.cost import active_params, forward_flops
+from heddle.model.cost import active_params, forward_flops, keys_attended
 
 
 class Reading(NamedTuple):
@@ -53,7 +53,7 @@ class Spending:
 
     def add(self, reading: Reading | None, *, first: int, num: int) -> None:
         """Count `num` tokens from position `first` on."""
-        self._num_attended += _keys_read(self._config, first, num)
+        self._num_attended += keys_attended(self._config, first=first, num=num)
         if reading is None:
             self._loops[1] += num
             return
@@ -118,16 +118,3 @@ def _channels(trace: Trace, config: ModelConfig, loops_T: Tensor) -> tuple[Tenso
         rows = (loops_T >= 2 + place // block).nonzero()[:, 0]
         all_T.index_add_(0, rows, (choice.weight_TE > 0).float() @ widths_E)
     return first_T, all_T
-
-
-def _keys_read(config: ModelConfig, first: int, num: int) -> int:
-    """Return how many tokens and slots `num` tokens from position `first` on attend to."""
-    memory = config.memory
-    if memory is None:
-        return num * (2 * first + num + 1) // 2
-    total = 0
-    for position in range(first, first + num):
-        near_block = max(0, position // memory.block_tokens + 1 - memory.window_blocks)
-        total += position + 1 - near_block * memory.block_tokens
-        total += memory.num_slots(position + 1) + memory.sink_tokens * (near_block > 0)
-    return total

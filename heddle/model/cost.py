@@ -77,12 +77,9 @@ def active_by_part(
         active["embedding"] = float(config.width)
     if config.fabric:
         active["experts"] = MATRICES_PER_EXPERT * config.width * expert_channels_per_token
-    if config.think and loops == 1:
-        active["later_loops"] = 0.0
-    elif config.think:
-        active["later_loops"] -= (
-            config.think.max_loops - loops
-        ) * config.width  # steps of loops not reached
+    if config.think:
+        unreached_steps = (config.think.max_loops - loops) * config.width
+        active["later_loops"] = active["later_loops"] - unreached_steps if loops > 1 else 0.0
     return active
 
 
@@ -113,6 +110,23 @@ def expert_channels(config: ModelConfig, choices: Sequence[Choice]) -> Tensor:
     widths = [float(expert.width) for expert in config.fabric.experts]
     chosen_E = torch.stack([(choice.weight_TE > 0).sum(0) for choice in choices]).sum(0)
     return (chosen_E * chosen_E.new_tensor(widths, dtype=torch.float32)).sum()
+
+
+def keys_attended(config: ModelConfig, *, first: int, num: int) -> int:
+    """Return how many keys `num` tokens from position `first` on attend to in a layer, summed.
+
+    Without memory those are all tokens up to themselves; with it sinks, exact window and slots.
+    """
+    end = first + num
+    if config.memory is None:
+        return (end * (end + 1) - first * (first + 1)) // 2
+    size, total = config.memory.block_tokens, 0
+    for block in range(first // size, -(-end // size)):
+        low, high = max(first, block * size), min(end, (block + 1) * size)
+        window = max(0, block + 1 - config.memory.window_blocks) * size
+        shared = config.memory.num_slots(high) + (config.memory.sink_tokens if window else 0)
+        total += (high * (high + 1) - low * (low + 1)) // 2 + (high - low) * (shared - window)
+    return total
 
 
 def forward_flops(

@@ -1,45 +1,36 @@
 """How much work a training step is, and how much of the machine that uses. Called by stages, `fit`.
 
-Floating-point operations of forward and backward: 6 for each parameter of a product and token, and
-12 L H C for each token that a token attends to (PaLM, Chowdhery et al. 2022, arXiv:2204.02311,
-appendix B; there every token attends to the whole context, here to what causality and document
-bounds leave it). Model FLOPs utilisation is their rate over the machine's peak. What `recompute`
-repeats is not useful work: it is left out of MFU; the hardware does up to 4/3 as much.
+A backward pass does twice the work of its forward (PaLM, Chowdhery et al. 2022, arXiv:2204.02311,
+appendix B); `model/cost.py` counts that, with what each token attends to and thinks. Model FLOPs
+utilisation is the rate of it over the machine's peak. What `recompute` repeats is not useful work:
+it is left out of MFU; the hardware does up to 4/3 as much.
 """
 
 import time
 
 import torch
-from torch import nn
 
 from heddle.model.config import ModelConfig
-
-# Dense bfloat16 FLOP/s by the name that CUDA gives: NVIDIA's data sheets, without sparsity.
-PEAK_FLOPS = {
-    "H200": 989.4e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989.4e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L40": 181e12,
-    "L4": 121e12,
-    "RTX 4090": 165.2e12,
-    "B200": 2250e12,
-}
+from heddle.model.cost import forward_flops
+from heddle.model.devices import DEVICES
 
 
-def dense_training_flops(
-    model: nn.Module, config: ModelConfig, *, num_tokens: int, num_attended: int
+def training_flops(
+    config: ModelConfig,
+    *,
+    num_tokens: float,
+    num_attended: float,
+    num_again: float = 0.0,
+    expert_channels: float = 0.0,
 ) -> float:
-    """Return the work of one forward and backward of a dense decoder.
-
-    `num_attended` sums, over all tokens, how many tokens each attends to.
-    """
-    matrices = sum(p.numel() for p in model.get_submodule("layers").parameters() if p.dim() > 1)
-    matrices += config.vocab_size * config.width
-    attention = 12 * config.num_layers * config.num_heads * config.head_width
-    return 6.0 * matrices * num_tokens + float(attention) * num_attended
+    """Return the work of one forward and backward; the arguments are those of `forward_flops`."""
+    return 3 * forward_flops(
+        config,
+        num_tokens=num_tokens,
+        num_attended=num_attended,
+        num_again=num_again,
+        expert_channels=expert_channels,
+    )
 
 
 def peak_flops(device: torch.device) -> float | None:
@@ -47,7 +38,7 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return _measured_peak()
     name = torch.cuda.get_device_name(device)
-    return next((peak for known, peak in PEAK_FLOPS.items() if known in name), None)
+    return next((known.peak_flops for known in DEVICES if known.name in name), None)
 
 
 def _measured_peak() -> float:

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from heddle.model.batch import pack
 from heddle.model.memory import WholeSequences
 from heddle.model.transformer import Transformer
-from heddle.train.metrics import dense_training_flops, peak_flops
+from heddle.train.metrics import training_flops, peak_flops
 from tests.tiny import tiny_config
 
 
@@ -19,7 +19,7 @@ def test_the_formula_counts_what_a_step_computes(tied):
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(packed, WholeSequences(packed.bounds_S1))
     full = 40 * 40 + 24 * 24
-    counted = dense_training_flops(model, config, num_tokens=64, num_attended=full)
+    counted = training_flops(config, num_tokens=64, num_attended=full)
     assert counted == 3 * counter.get_total_flops()
 
 
