@@ -14,6 +14,8 @@ def chat(
     system: options.System = None,
     temperature: options.Temperature = options.TEMPERATURE,
     max_tokens: options.MaxTokens = None,
+    think: options.Think = None,
+    alignment: options.Alignment = None,
     threads: options.Threads = None,
     context_length: options.ContextLength = None,
     dtype: options.Dtype = "float32",
@@ -21,7 +23,9 @@ def chat(
     """Talk to a model in the terminal; lines from a pipe are answered one by one."""
     from heddle.cli.connection import connected
 
-    sampling = options.sampling(temperature=temperature, max_tokens=max_tokens)
+    sampling = options.sampling(
+        temperature=temperature, max_tokens=max_tokens, think=think, alignment=alignment
+    )
     conversation = Conversation(system=system, sampling=sampling)
     config = options.engine_config(threads=threads, context_length=context_length, dtype=dtype)
     with connected(model, url=url, config=config) as connection:

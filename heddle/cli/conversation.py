@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from heddle.cli import options
 from heddle.errors import ConfigError, StorageError
 
-SETTINGS: dict[str, type[int] | type[float]] = {
+SETTINGS: dict[str, Callable[[str], Any]] = {
     "temperature": float,
     "top_p": float,
     "top_k": int,
@@ -18,6 +19,8 @@ SETTINGS: dict[str, type[int] | type[float]] = {
     "repetition_penalty": float,
     "max_tokens": int,
     "seed": int,
+    "alignment": float,
+    "think": lambda text: {"loops": options.loops(text)},
 }
 
 
@@ -82,7 +85,7 @@ class Conversation:
     def _set(self, text: str) -> str:
         name, _, value = text.partition(" ")
         if not name:
-            return "\n".join(f"{name:<20}{self.sampling.get(name, 'default')}" for name in SETTINGS)
+            return "\n".join(f"{name:<20}{self._shown(name)}" for name in SETTINGS)
         if name not in SETTINGS:
             raise ConfigError(f"there is no setting {name!r}; there are {', '.join(SETTINGS)}")
         if value in ("", "default"):
@@ -92,7 +95,11 @@ class Conversation:
             self.sampling[name] = SETTINGS[name](value)
         except ValueError:
             raise ConfigError(f"{name} must be a number, not {value!r}") from None
-        return f"{name} is {self.sampling[name]}."
+        return f"{name} is {self._shown(name)}."
+
+    def _shown(self, name: str) -> Any:
+        value = self.sampling.get(name, "default")
+        return value["loops"] if isinstance(value, dict) else value
 
     def _save(self, text: str) -> str:
         path = Path(text).expanduser()

@@ -14,10 +14,20 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(help="Who or what the key is for.")],
+    max_loops: Annotated[
+        int | None, typer.Option(min=1, help="Loops that its requests may ask for.")
+    ] = None,
+    steer_bound: Annotated[
+        float | None,
+        typer.Option(min=0, max=4, help="How far its requests may steer a cluster."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it; it cannot be shown again."""
-    secret = _store().create(name)
+    from heddle.server.dial import MAX_STEER, Bounds
+
+    bounds = Bounds(max_loops=max_loops, steer=MAX_STEER if steer_bound is None else steer_bound)
+    secret = _store().create(name, bounds)
     if as_json:
         print_json({"name": name, "key": secret})
         return
@@ -37,10 +47,11 @@ def list_keys(as_json: AsJson = False) -> None:
     if as_json:
         print_json([vars(record) for record in records])
         return
-    table = Table("id", "name", "created", "state", box=None, pad_edge=False)
+    table = Table("id", "name", "created", "max loops", "steer", "state", box=None, pad_edge=False)
     for record in records:
         state = "works" if record.revoked_at is None else f"revoked {_date(record.revoked_at)}"
-        table.add_row(record.id, record.name, _date(record.created_at), state)
+        bounds = (str(record.max_loops or "any"), f"±{record.steer_bound:g}")
+        table.add_row(record.id, record.name, _date(record.created_at), *bounds, state)
     out.print(table if records else "There is no key yet: `heddle keys create NAME` makes one.")
 
 

@@ -1,8 +1,11 @@
 """Options that several commands share, and the engine settings they stand for."""
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from heddle.errors import ConfigError
 
 if TYPE_CHECKING:
     from heddle.engine.config import EngineConfig
@@ -41,6 +44,17 @@ TopP = Annotated[
 TopK = Annotated[int | None, typer.Option(help="Draw from this many likeliest tokens.")]
 MaxTokens = Annotated[int | None, typer.Option(help="Tokens of an answer at most.")]
 Seed = Annotated[int | None, typer.Option(help="The same seed draws the same answer.")]
+Think = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|N",
+        help="Passes through the thinking block: so many for each token, or as each needs.",
+        show_default="the server's",
+    ),
+]
+Alignment = Annotated[
+    float | None, typer.Option(min=-1, max=1, help="From -1, strictly factual, to 1, creative.")
+]
 
 
 def engine_config(
@@ -52,6 +66,16 @@ def engine_config(
     return EngineConfig(threads=threads, context_length=context_length, dtype=dtype)
 
 
-def sampling(**given: int | float | None) -> dict[str, Any]:
+def sampling(*, think: str | None = None, **given: float | None) -> dict[str, Any]:
     """Return the fields of a request for the options that were given."""
-    return {name: value for name, value in given.items() if value is not None}
+    fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return fields if think is None else {**fields, "think": {"loops": loops(think)}}
+
+
+def loops(text: str) -> int | Literal["auto"]:
+    """Read what `--think` takes; raises ConfigError for anything else."""
+    if text == "auto":
+        return "auto"
+    if not re.fullmatch("[1-9][0-9]{0,3}", text):
+        raise ConfigError(f"think must be auto or a number of loops from 1 on, not {text!r}")
+    return int(text)

@@ -24,6 +24,8 @@ def run(
     top_k: options.TopK = None,
     max_tokens: options.MaxTokens = None,
     seed: options.Seed = None,
+    think: options.Think = None,
+    alignment: options.Alignment = None,
     url: options.Url = None,
     threads: options.Threads = None,
     context_length: options.ContextLength = None,
@@ -39,7 +41,13 @@ def run(
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": text})
     sampling = options.sampling(
-        temperature=temperature, top_p=top_p, top_k=top_k, max_tokens=max_tokens, seed=seed
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        max_tokens=max_tokens,
+        seed=seed,
+        think=think,
+        alignment=alignment,
     )
     config = options.engine_config(threads=threads, context_length=context_length, dtype=dtype)
     with connected(model, url=url, config=config) as connection:

@@ -40,6 +40,13 @@ RequestsPerMinute = Annotated[
 DrainTimeout = Annotated[
     float, typer.Option(min=0, help="Seconds that running answers may go on after SIGTERM.")
 ]
+Think = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|N",
+        help="How often tokens pass the thinking block where a request does not say.",
+    ),
+]
 
 
 def serve(
@@ -57,6 +64,7 @@ def serve(
     allowed_host: AllowedHost = None,
     requests_per_minute: RequestsPerMinute = 0,
     drain_timeout: DrainTimeout = 30.0,
+    think: Think = "1",
 ) -> None:
     """Serve a model and the chat page until interrupted."""
     from heddle.cli.download import fetched
@@ -73,6 +81,7 @@ def serve(
         allowed_hosts=tuple(allowed_host or ()),
         requests_per_minute=requests_per_minute,
         drain_timeout_s=drain_timeout,
+        think=options.loops(think),
     )
     config = EngineConfig(
         threads=threads,
@@ -91,13 +100,16 @@ def serve(
             f"Serving {engine.checkpoint.name} ({engine.checkpoint.description}), "
             f"{engine.context_length} tokens of context"
         )
-        shown_host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(
-            host, f"[{host}]" if ":" in host else host
-        )
-        url = f"http://{shown_host}:{listener.getsockname()[1]}"
+        url = _url(host, listener.getsockname()[1])
         run(
             engine,
             settings,
             listener=listener,
             on_ready=lambda: print(f"Heddle is ready: {url}", flush=True),
         )
+
+
+def _url(host: str, port: int) -> str:
+    """Return an address that a browser on this machine takes."""
+    named = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+    return f"http://{named.get(host, f'[{host}]' if ':' in host else host)}:{port}"

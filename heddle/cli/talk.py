@@ -55,7 +55,7 @@ def show_answer(model: Model, conversation: Conversation, text: str) -> None:
 
 
 def describe_speed(last: Delta) -> str:
-    """Return the line under an answer: tokens, speed, time to the first token."""
+    """Return the line under an answer: tokens, speed, time to the first token, depth and cost."""
     parts = []
     if last.usage:
         parts.append(f"{last.usage.num_new_tokens} tokens")
@@ -63,4 +63,8 @@ def describe_speed(last: Delta) -> str:
         parts.append(f"{last.timings.tokens_per_s:.1f} tokens/s")
     if last.timings and last.timings.first_token_s is not None:
         parts.append(f"first after {last.timings.first_token_s:.2f} s")
+    if last.usage and (compute := last.usage.compute):
+        if compute.mean_loops > 1:
+            parts.append(f"{compute.mean_loops:.1f} loops a token")
+        parts.append(f"{compute.flops / 1e9:.3g} GFLOP")
     return " · ".join(parts)

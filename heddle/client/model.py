@@ -33,6 +33,23 @@ class ToolCallDelta:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compute:
+    """What an answer took on a Heddle server, over every token that was computed.
+
+    `loops` counts tokens by how often they passed the thinking block, `clusters` holds mean shares
+    by name, `active_params` is a token's mean, `flops` the sum, `deepest_flops` what
+    it would have been at the model's deepest setting.
+    """
+
+    mean_loops: float
+    loops: dict[int, int]
+    clusters: dict[str, float]
+    active_params: float
+    flops: float
+    deepest_flops: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Usage:
     """Counts of tokens; cached ones are among the prompt's, reasoning ones among the new."""
 
@@ -40,6 +57,7 @@ class Usage:
     num_new_tokens: int
     num_cached_tokens: int = 0
     num_reasoning_tokens: int = 0
+    compute: Compute | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +110,7 @@ class Delta:
 
 
 class Model(Protocol):
-    """A model that chats; `sampling` takes the API's fields, such as `temperature`."""
+    """A model that chats; `sampling` takes the API's fields: `temperature`, `think`, ..."""
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from heddle.client.model import Delta, Reply, Timings, ToolCall, ToolCallDelta, Usage
+from heddle.client.model import Compute, Delta, Reply, Timings, ToolCall, ToolCallDelta, Usage
 
 
 class Score(NamedTuple):
@@ -107,6 +107,22 @@ def _usage(body: dict[str, Any]) -> Usage | None:
         num_new_tokens=usage.get("completion_tokens", 0),
         num_cached_tokens=prompt_details.get("cached_tokens") or 0,
         num_reasoning_tokens=new_details.get("reasoning_tokens") or 0,
+        compute=_compute(usage),
+    )
+
+
+def _compute(usage: dict[str, Any]) -> Compute | None:
+    """Return the `compute` that Heddle's server adds."""
+    given = usage.get("compute")
+    if not given:
+        return None
+    return Compute(
+        mean_loops=given["mean_loops"],
+        loops={int(loops): count for loops, count in given["loops"].items()},
+        clusters=given["clusters"],
+        active_params=given["active_params"],
+        flops=given["flops"],
+        deepest_flops=given["deepest_flops"],
     )
 
 

@@ -56,6 +56,8 @@ class EngineStats:
     num_prompt_tokens: int
     num_cached_tokens: int
     num_new_tokens: int
+    num_loops: int
+    flops: float
     uptime_s: float
 
 
@@ -88,7 +90,8 @@ class Engine:
         self._admission = threading.Lock()
         self._num_open = 0
         self._arrivals = count()
-        self._totals = dict.fromkeys(("steps", "prompt", "cached", "new"), 0)
+        self._totals = dict.fromkeys(("steps", "prompt", "cached", "new", "loops"), 0)
+        self._flops = 0.0
         self._mean_request_s = 1.0
         self._started_at = time.monotonic()
         self._closing = False
@@ -154,6 +157,8 @@ class Engine:
             num_prompt_tokens=self._totals["prompt"],
             num_cached_tokens=self._totals["cached"],
             num_new_tokens=self._totals["new"],
+            num_loops=self._totals["loops"],
+            flops=self._flops,
             uptime_s=time.monotonic() - self._started_at,
         )
 
@@ -295,6 +300,9 @@ class Engine:
         self._totals["prompt"] += finished.num_prompt_tokens
         self._totals["cached"] += finished.num_cached_tokens
         self._totals["new"] += finished.num_new_tokens
+        if finished.compute is not None:
+            self._totals["loops"] += finished.compute.num_loops
+            self._flops += finished.compute.flops
         self._mean_request_s += 0.1 * (
             time.monotonic() - sequence.submitted_at - self._mean_request_s
         )

@@ -140,6 +140,11 @@ class Compute:
     flops: float
     deepest_flops: float
 
+    @property
+    def num_loops(self) -> int:
+        """Passes through the thinking block, summed over tokens."""
+        return sum(loops * count for loops, count in self.loops.items())
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:

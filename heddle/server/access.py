@@ -67,7 +67,7 @@ class Access:
         self._metrics.new_tokens.inc(record.num_new_tokens)
         log.info(
             "id=%s caller=%s method=%s path=%s status=%d ms=%.1f prompt_tokens=%d cached_tokens=%d "
-            "new_tokens=%d finish=%s",
+            "new_tokens=%d flops=%s finish=%s",
             record.id,
             record.caller,
             scope["method"],
@@ -77,6 +77,7 @@ class Access:
             record.num_prompt_tokens,
             record.num_cached_tokens,
             record.num_new_tokens,
+            "-" if record.flops is None else f"{record.flops:.4g}",
             ",".join(record.finish_reasons) or "-",
         )
 

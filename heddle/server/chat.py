@@ -12,9 +12,11 @@ from fastapi.responses import JSONResponse, Response
 from heddle.engine.request import TokenEvent
 from heddle.server.choice import Piece
 from heddle.server.constraint import Thinking, answer_grammar
+from heddle.server.dial import DialSetting
 from heddle.server.disconnect import unless_disconnected
 from heddle.server.logprobs import chat_logprobs
 from heddle.server.served import Served, served_by
+from heddle.server.spent import Routing
 from heddle.server.sse import EventStream
 from heddle.server.turn import Answer, Turn, TurnRun
 from heddle.server.wire import ChatRequest
@@ -28,14 +30,15 @@ async def create_chat_completion(body: ChatRequest, request: Request) -> Respons
     """Answer a conversation, at once or, with `stream`, as server-sent events."""
     served = served_by(request)
     served.check_model(body.model)
-    turn = await asyncio.to_thread(_turn, served, body)
+    dial = served.dials.read(body, request.state.record.bounds)
+    turn = await asyncio.to_thread(_turn, served, body, dial)
     reply = _Reply(served, body, served.run([turn], request))
     if body.stream:
         return EventStream(reply.chunks(), heartbeat_s=served.settings.heartbeat_s)
     return JSONResponse(await unless_disconnected(request.receive, reply.whole()))
 
 
-def _turn(served: Served, body: ChatRequest) -> Turn:
+def _turn(served: Served, body: ChatRequest, dial: DialSetting) -> Turn:
     """Turn the request into token ids and a grammar; may take a while, so it runs off the loop."""
     chat_format = served.chat_format
     tool_choice = body.tool_choice or "auto"
@@ -63,6 +66,7 @@ def _turn(served: Served, body: ChatRequest) -> Turn:
         stop_ids=served.stop_ids(body.stop_token_ids, ignore_eos=body.ignore_eos),
         grammar=grammar,
         make_parser=lambda: chat_format.parser(tools=takes_calls, prompt=prompt),
+        dial=dial,
     )
 
 
@@ -73,6 +77,7 @@ class _Reply:
         self._served = served
         self._body = body
         self._run = run
+        self._routing = [Routing(served.tokenizer, served.dials.clusters) for _ in run.choices]
         self._head = {
             "id": f"chatcmpl-{secrets.token_hex(12)}",
             "created": int(time.time()),
@@ -88,8 +93,8 @@ class _Reply:
             {
                 "index": index,
                 "message": _message(answer),
-                "logprobs": self._logprobs(answer.piece.tokens),
                 "finish_reason": answer.finish_reason,
+                **self._told_of(index, answer.piece.tokens),
             }
             for index, answer in enumerate(answers)
         ]
@@ -100,11 +105,12 @@ class _Reply:
         """Yield `chat.completion.chunk` objects."""
         async with self._run as run:
             for index in range(len(run.choices)):
-                yield self._chunk(index, {"role": "assistant", "content": "", "refusal": None})
+                delta = {"role": "assistant", "content": "", "refusal": None}
+                yield self._chunk(index, delta, self._told_of(index, []))
             async for index, piece, _, finish_reason in run.updates():
-                logprobs = self._logprobs(piece.tokens)
-                if piece.parts or logprobs or finish_reason:
-                    yield self._chunk(index, _delta(piece), logprobs, finish_reason)
+                told = self._told_of(index, piece.tokens)
+                if piece.parts or any(told.values()) or finish_reason:
+                    yield self._chunk(index, _delta(piece), told, finish_reason)
         if self._body.include_usage:
             ending = {"usage": run.usage.tokens(), "timings": run.usage.timings()}
             yield {**self._head, "object": "chat.completion.chunk", "choices": [], **ending}
@@ -113,21 +119,20 @@ class _Reply:
         self,
         index: int,
         delta: dict[str, Any],
-        logprobs: dict[str, Any] | None = None,
+        told: dict[str, Any],
         finish_reason: str | None = None,
     ) -> dict[str, Any]:
-        choice = {
-            "index": index,
-            "delta": delta,
-            "logprobs": logprobs,
-            "finish_reason": finish_reason,
-        }
+        choice = {"index": index, "delta": delta, "finish_reason": finish_reason, **told}
         usage = {"usage": None} if self._body.include_usage else {}
         return {**self._head, "object": "chat.completion.chunk", "choices": [choice], **usage}
 
-    def _logprobs(self, tokens: list[TokenEvent]) -> dict[str, Any] | None:
+    def _told_of(self, index: int, tokens: list[TokenEvent]) -> dict[str, Any]:
+        """Return what a choice says of its tokens: `logprobs`, and `routing` where asked for."""
         wanted = self._body.logprobs and tokens
-        return chat_logprobs(tokens, self._served.tokenizer) if wanted else None
+        logprobs = chat_logprobs(tokens, self._served.tokenizer) if wanted else None
+        if not self._body.include:
+            return {"logprobs": logprobs}
+        return {"logprobs": logprobs, "routing": self._routing[index].read(tokens)}
 
 
 def _message(answer: Answer) -> dict[str, Any]:

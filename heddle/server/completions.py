@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
@@ -12,9 +12,11 @@ from fastapi.responses import JSONResponse, Response
 from heddle.engine.request import PromptScored, TokenEvent
 from heddle.errors import RequestError
 from heddle.server.choice import Piece
+from heddle.server.dial import DialSetting
 from heddle.server.disconnect import unless_disconnected
 from heddle.server.logprobs import CompletionLogprobs
 from heddle.server.served import Served, served_by
+from heddle.server.spent import Routing
 from heddle.server.sse import EventStream
 from heddle.server.turn import Turn, TurnRun
 from heddle.server.wire import CompletionRequest, texts_or_ids
@@ -30,14 +32,15 @@ async def create_completion(body: CompletionRequest, request: Request) -> Respon
     """Continue one or several prompts, at once or, with `stream`, as server-sent events."""
     served = served_by(request)
     served.check_model(body.model)
-    turns = await asyncio.to_thread(_turns, served, body)
+    dial = served.dials.read(body, request.state.record.bounds)
+    turns = await asyncio.to_thread(_turns, served, body, dial)
     reply = _Reply(served, body, turns, served.run(turns, request))
     if body.stream:
         return EventStream(reply.chunks(), heartbeat_s=served.settings.heartbeat_s)
     return JSONResponse(await unless_disconnected(request.receive, reply.whole()))
 
 
-def _turns(served: Served, body: CompletionRequest) -> list[Turn]:
+def _turns(served: Served, body: CompletionRequest, dial: DialSetting) -> list[Turn]:
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     if max_tokens == 0 and not body.echo:
         raise RequestError(
@@ -54,9 +57,26 @@ def _turns(served: Served, body: CompletionRequest) -> list[Turn]:
             stops=body.stops(),
             stop_ids=served.stop_ids(body.stop_token_ids, ignore_eos=body.ignore_eos),
             num_prompt_logprobs=(body.logprobs or 0) if scores_prompt else None,
+            dial=dial,
         )
         for prompt in texts_or_ids(body.prompt)
     ]
+
+
+class _Echo(NamedTuple):
+    """The prompt in front of an answer, empty where it is not asked for."""
+
+    prompt: tuple[int, ...]
+    scored: PromptScored | None
+
+    def tokens(self) -> list[TokenEvent]:
+        """Return it as if generated; its first token follows nothing and has no score."""
+        logprobs = (None, *(self.scored.logprobs if self.scored else ()))
+        tops = ((), *(self.scored.top_logprobs if self.scored else ()))
+        return [
+            TokenEvent(token_id=token_id, logprob=logprob, top_logprobs=top)
+            for token_id, logprob, top in zip(self.prompt, logprobs, tops, strict=False)
+        ]
 
 
 class _Reply:
@@ -68,6 +88,7 @@ class _Reply:
         self._prompts = [turn.prompt for turn in turns for _ in range(turn.num_choices)]
         self._tokenizer = served.tokenizer
         self._logprobs = [CompletionLogprobs(served.tokenizer) for _ in self._prompts]
+        self._routing = [Routing(served.tokenizer, served.dials.clusters) for _ in self._prompts]
         self._head = {
             "id": f"cmpl-{secrets.token_hex(12)}",
             "object": "text_completion",
@@ -83,9 +104,8 @@ class _Reply:
         choices = []
         for index, answer in enumerate(answers):
             echo = self._prompts[index] if self._body.echo else ()
-            tokens = [*_scored_prompt(echo, answer.prompt_scored), *answer.piece.tokens]
-            text = self._prompt_text(echo) + _text(answer.piece)
-            choices.append(self._choice(index, text, tokens, answer.finish_reason))
+            prompt = _Echo(echo, answer.prompt_scored)
+            choices.append(self._choice(index, prompt, answer.piece, answer.finish_reason))
         ending = {"usage": run.usage.tokens(), "timings": run.usage.timings()}
         return {**self._head, "choices": choices, **ending}
 
@@ -95,13 +115,12 @@ class _Reply:
         async with self._run as run:
             for index, echo in enumerate(echoes):
                 if self._body.logprobs is None or not echo:
-                    yield self._chunk(self._choice(index, self._prompt_text(echo), [], None))
+                    yield self._chunk(self._choice(index, _Echo(echo, None), Piece(), None))
             async for index, piece, scored, finish_reason in run.updates():
                 echo = echoes[index] if scored and self._body.logprobs is not None else ()
-                tokens = [*_scored_prompt(echo, scored), *piece.tokens]
-                if piece.parts or tokens or finish_reason:
-                    text = self._prompt_text(echo) + _text(piece)
-                    yield self._chunk(self._choice(index, text, tokens, finish_reason))
+                if piece.parts or echo or piece.tokens or finish_reason:
+                    prompt = _Echo(echo, scored)
+                    yield self._chunk(self._choice(index, prompt, piece, finish_reason))
         if self._body.include_usage:
             ending = {"usage": run.usage.tokens(), "timings": run.usage.timings()}
             yield {**self._head, "choices": [], **ending}
@@ -111,26 +130,19 @@ class _Reply:
         return {**self._head, "choices": [choice], **usage}
 
     def _choice(
-        self, index: int, text: str, tokens: list[TokenEvent], finish_reason: str | None
+        self, index: int, echo: _Echo, piece: Piece, finish_reason: str | None
     ) -> dict[str, Any]:
-        wanted = self._body.logprobs is not None
-        logprobs = self._logprobs[index].read(tokens) if wanted else None
-        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
-
-    def _prompt_text(self, prompt: tuple[int, ...]) -> str:
-        return self._tokenizer.decode(list(prompt), skip_special=False)
-
-
-def _scored_prompt(prompt: tuple[int, ...], scored: PromptScored | None) -> list[TokenEvent]:
-    """Return the prompt as if generated; its first token follows nothing and has no score."""
-    if not prompt:
-        return []
-    logprobs = (None, *(scored.logprobs if scored else ()))
-    tops = ((), *(scored.top_logprobs if scored else ()))
-    return [
-        TokenEvent(token_id=token_id, logprob=logprob, top_logprobs=top)
-        for token_id, logprob, top in zip(prompt, logprobs, tops, strict=False)
-    ]
+        choice: dict[str, Any] = {
+            "index": index,
+            "text": self._tokenizer.decode(list(echo.prompt), skip_special=False) + _text(piece),
+            "logprobs": None,
+            "finish_reason": finish_reason,
+        }
+        if self._body.logprobs is not None:
+            choice["logprobs"] = self._logprobs[index].read([*echo.tokens(), *piece.tokens])
+        if self._body.include:
+            choice["routing"] = self._routing[index].read(piece.tokens)
+        return choice
 
 
 def _text(piece: Piece) -> str:

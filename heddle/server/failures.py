@@ -26,7 +26,7 @@ STATUS_TYPES = {
     500: "server_error",
     503: "server_error",
 }
-STATUS_BY_CODE = {"model_not_found": 404}
+STATUS_BY_CODE = {"model_not_found": 404, "beyond_key_bound": 403}
 PYDANTIC_CODES = {"missing": "missing_field"}
 STATUS_CODES = {
     400: "invalid_json",

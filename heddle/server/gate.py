@@ -72,16 +72,18 @@ class KeyCheck:
 
     def _identify(self, scope: Scope) -> Failure | None:
         secret = sent_key(Headers(scope=scope))
-        key_id = self._keys.check(secret) if secret and self._required else None
-        if self._required and key_id is None:
+        key = self._keys.check(secret) if secret and self._required else None
+        if self._required and key is None:
             message = (
                 "this API key is unknown or revoked"
                 if secret
                 else "send a key as `Authorization: Bearer hdl-...`; `heddle keys create` makes one"
             )
             return Failure(status=401, message=message, code="invalid_api_key")
-        client = scope.get("client")
-        scope["state"]["record"].caller = key_id or (client[0] if client else "-")
+        record, client = scope["state"]["record"], scope.get("client")
+        record.caller = client[0] if client else "-"
+        if key is not None:
+            record.caller, record.bounds = key.id, key.bounds
         return None
 
 

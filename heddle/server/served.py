@@ -7,6 +7,7 @@ from fastapi import Request
 import heddle
 from heddle.engine.engine import Engine
 from heddle.errors import RequestError
+from heddle.server.dial import Dials
 from heddle.server.metrics import Metrics
 from heddle.server.settings import ServerSettings
 from heddle.server.turn import Turn, TurnRun
@@ -23,6 +24,12 @@ class Served:
         self.settings = settings
         self.metrics = Metrics(engine.stats)
         self.model_id = checkpoint.name
+        self.dials = Dials(
+            model_id=checkpoint.name,
+            max_loops=engine.max_loops,
+            clusters=engine.clusters,
+            default=settings.think,
+        )
         self.vocab_size = checkpoint.config.vocab_size
         self.created_at = int(time.time())
         self.fingerprint = f"heddle-{heddle.__version__}-{engine.config.dtype}"

@@ -3,6 +3,7 @@
 import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from heddle.config import data_dir
 from heddle.errors import ConfigError
@@ -24,7 +25,8 @@ class ServerSettings:
     each address where no key is sent; 0 is no limit. `max_open` bounds all requests under way
     together. `read_timeout_s` is how long a client may take to send a request, `write_timeout_s`
     how long it may read nothing while an answer waits, `heartbeat_s` how long a stream stays silent
-    before a comment is sent, `drain_timeout_s` how long running answers may go on after SIGTERM.
+    before a comment is sent, `think` how deep a request thinks that does not say (loops, or "auto":
+    as each token needs), `drain_timeout_s` how long running answers may go on after SIGTERM.
     """
 
     host: str = "127.0.0.1"
@@ -43,6 +45,7 @@ class ServerSettings:
     write_timeout_s: float = 60.0
     heartbeat_s: float = 15.0
     drain_timeout_s: float = 30.0
+    think: int | Literal["auto"] = 1
 
     def __post_init__(self):
         if not 0 <= self.port <= 65535:
@@ -61,6 +64,8 @@ class ServerSettings:
         for name in ("max_open_per_caller", "requests_per_minute", "drain_timeout_s"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}")
+        if self.think != "auto" and self.think < 1:
+            raise ConfigError(f'think must be "auto" or a number of loops, not {self.think}')
         if "*" in self.allowed_origins:
             raise ConfigError(
                 "allowed_origins must name each origin, as in https://example.org, not *"

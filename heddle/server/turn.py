@@ -13,8 +13,10 @@ from heddle.engine.engine import Engine
 from heddle.engine.request import Finished, PromptScored, Request, Sampling, TokenEvent
 from heddle.errors import ContextLengthError
 from heddle.server.choice import Choice, Piece
+from heddle.server.dial import DialSetting
 from heddle.server.metrics import Metrics
 from heddle.server.record import RequestRecord
+from heddle.server.spent import Spent
 from heddle.server.submission import Arrival, Submission
 from heddle.text.stream_parser import StreamParser
 from heddle.text.tokenizer import Tokenizer
@@ -37,6 +39,7 @@ class Turn:
     grammar: str | None = None
     num_prompt_logprobs: int | None = None
     make_parser: Callable[[], StreamParser] | None = None
+    dial: DialSetting = DialSetting()
 
 
 class Update(NamedTuple):
@@ -59,8 +62,9 @@ class Answer:
 
 @dataclass(kw_only=True)
 class Usage:
-    """Tokens and times of a whole run, in OpenAI's fields and ours."""
+    """Tokens, times and arithmetic of a whole run, in OpenAI's fields and ours."""
 
+    spent: Spent
     num_prompt_tokens: int = 0
     num_cached_tokens: int = 0
     num_new_tokens: int = 0
@@ -71,13 +75,14 @@ class Usage:
     first_token_s: float | None = None
 
     def tokens(self) -> dict[str, Any]:
-        """Return OpenAI's `usage` object."""
+        """Return OpenAI's `usage` object, with `compute` added."""
         return {
             "prompt_tokens": self.num_prompt_tokens,
             "completion_tokens": self.num_new_tokens,
             "total_tokens": self.num_prompt_tokens + self.num_new_tokens,
             "prompt_tokens_details": {"cached_tokens": self.num_cached_tokens},
             "completion_tokens_details": {"reasoning_tokens": self.num_reasoning_tokens},
+            "compute": self.spent.as_json(),
         }
 
     def timings(self) -> dict[str, float | None]:
@@ -119,7 +124,10 @@ class TurnRun:
             )
             for turn, _ in each
         ]
-        self.usage = Usage(num_prompt_tokens=sum(len(turn.prompt) for turn in turns))
+        self.usage = Usage(
+            spent=Spent(engine.clusters),
+            num_prompt_tokens=sum(len(turn.prompt) for turn in turns),
+        )
         self._is_first = [number == 0 for _, number in each]
         self._prompt_field = turns[0].prompt_field
         self._record = record
@@ -140,6 +148,8 @@ class TurnRun:
         await self._submission.__aexit__(*exception)
         self._record.num_cached_tokens = self.usage.num_cached_tokens
         self._record.num_new_tokens = sum(choice.num_tokens for choice in self.choices)
+        if all(choice.finish_reason for choice in self.choices):
+            self._record.flops = self.usage.spent.flops
         self._record.finish_reasons = [
             choice.finish_reason or "cancelled" for choice in self.choices
         ]
@@ -190,6 +200,8 @@ class TurnRun:
     def _note_end(self, index: int, finished: Finished) -> None:
         usage, choice = self.usage, self.choices[index]
         usage.num_new_tokens += finished.num_new_tokens
+        if finished.compute is not None:
+            usage.spent.add(finished.compute)
         usage.num_reasoning_tokens += choice.num_reasoning_tokens
         if self._is_first[index]:
             usage.num_cached_tokens += finished.num_cached_tokens
@@ -210,4 +222,6 @@ def _request(engine: Engine, turn: Turn, number: int) -> Request:
         stop_ids=turn.stop_ids,
         grammar=turn.grammar,
         num_prompt_logprobs=turn.num_prompt_logprobs,
+        thinking=turn.dial.thinking,
+        steer=turn.dial.steer,
     )

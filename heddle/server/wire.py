@@ -16,6 +16,7 @@ from heddle.server.failures import nearest
 
 NUM_TOP_LOGPROBS = 20
 NUM_STOPS = 16
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 TokenId = Annotated[int, Field(ge=0)]
 TokenIds = Annotated[list[TokenId], Field(fail_fast=True, min_length=1)]
 Prompt = (
@@ -74,6 +75,12 @@ class StreamOptions(Wire):
     include_usage: bool | None = None
 
 
+class Think(Wire):
+    """How often each token passes the thinking block: an exact number, or as each token needs."""
+
+    loops: Annotated[int, Field(ge=1)] | Literal["auto"]
+
+
 class GenerationFields(Wire):
     """What chat and plain completions share; `top_k` and what follows are not OpenAI's."""
 
@@ -89,11 +96,16 @@ class GenerationFields(Wire):
     n: int | None = Field(None, ge=1)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    reasoning_effort: Effort | None = None
     top_k: int | None = Field(None, ge=0, lt=1 << 31)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
     stop_token_ids: Annotated[list[TokenId], Field(max_length=64)] | None = None
     ignore_eos: bool | None = None
+    think: Think | None = None
+    alignment: float | None = Field(None, ge=-1, le=1)
+    steer: dict[str, Annotated[float, Field(allow_inf_nan=False)]] | None = None
+    include: list[Literal["routing"]] | None = None
 
     def sampling(self, *, num_top_logprobs: int | None, vocab_size: int) -> Sampling:
         """Return how tokens are drawn; what the request leaves out keeps OpenAI's defaults."""
@@ -256,7 +268,6 @@ class ChatRequest(GenerationFields):
         "function_call": "use tool_choice",
         "functions": "use tools",
         "moderation": "this server has no moderation model",
-        "think": "a dense model has no think dial",
         "verbosity": "ask for it in a message",
         "web_search_options": "this server does not search",
     }
@@ -271,14 +282,10 @@ class ChatRequest(GenerationFields):
     response_format: ResponseFormat | None = None
     modalities: list[Literal["text"]] | None = None
     store: Literal[False] | None = None
-    reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _fields_agree(self) -> "ChatRequest":
-        if self.reasoning_effort not in (None, "none", "minimal"):
-            message = "a dense model has no dial for thinking: leave it out or send none"
-            raise _field_error("no_think_dial", "reasoning_effort", message)
         if self.top_logprobs is not None and not self.logprobs:
             raise _field_error("invalid_value", "top_logprobs", "needs logprobs to be true")
         if self.max_tokens == 0:

@@ -4,6 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from heddle.cli.main import app
+from heddle.server.dial import Bounds
 from heddle.server.keys import KeyStore
 
 
@@ -16,8 +17,7 @@ def heddle(tmp_path):
 def test_a_key_works_until_it_is_revoked(heddle, tmp_path):
     secret = heddle("create", "laptop").stdout.strip()
     store = KeyStore(tmp_path / "keys.sqlite")
-    id = store.check(secret)
-    assert id is not None
+    id = store.check(secret).id
     assert [each["id"] for each in json.loads(heddle("list", "--json").stdout)] == [id]
     assert heddle("revoke", id).exit_code == 0
     assert store.check(secret) is None
@@ -27,6 +27,14 @@ def test_a_key_works_until_it_is_revoked(heddle, tmp_path):
 def test_json_of_create_holds_name_and_key(heddle):
     made = json.loads(heddle("create", "laptop", "--json").stdout)
     assert made["name"] == "laptop" and made["key"].startswith("hdl-")
+
+
+def test_a_key_keeps_its_bounds(heddle, tmp_path):
+    secret = heddle("create", "intern", "--max-loops", "4", "--steer-bound", "0.5").stdout.strip()
+    assert KeyStore(tmp_path / "keys.sqlite").check(secret).bounds == Bounds(max_loops=4, steer=0.5)
+    (listed,) = json.loads(heddle("list", "--json").stdout)
+    assert (listed["max_loops"], listed["steer_bound"]) == (4, 0.5)
+    assert "±0.5" in heddle("list").stdout
 
 
 def test_an_unknown_id_is_an_error(heddle):

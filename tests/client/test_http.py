@@ -6,6 +6,7 @@ import pytest
 
 from heddle.client.http import HttpModel
 from heddle.client.model import (
+    Compute,
     Delta,
     Reply,
     Timings,
@@ -25,7 +26,23 @@ USAGE = {
     "total_tokens": 10,
     "prompt_tokens_details": {"cached_tokens": 4},
     "completion_tokens_details": {"reasoning_tokens": 2},
+    "compute": {
+        "mean_loops": 2.5,
+        "loops": {"1": 2, "4": 2},
+        "clusters": {"factual": 0.75, "creative": 0.25},
+        "active_params": 100,
+        "flops": 5000,
+        "deepest_flops": 9000,
+    },
 }
+COMPUTE = Compute(
+    mean_loops=2.5,
+    loops={1: 2, 4: 2},
+    clusters={"factual": 0.75, "creative": 0.25},
+    active_params=100,
+    flops=5000,
+    deepest_flops=9000,
+)
 TIMINGS = {
     "queue_ms": 1,
     "prefill_ms": 20,
@@ -55,7 +72,13 @@ REPLY = Reply(
     reasoning="Hm",
     tool_calls=(ToolCall(id="call_1", name="f", arguments='{"x": 1}'),),
     finish_reason="tool_calls",
-    usage=Usage(num_prompt_tokens=7, num_new_tokens=3, num_cached_tokens=4, num_reasoning_tokens=2),
+    usage=Usage(
+        num_prompt_tokens=7,
+        num_new_tokens=3,
+        num_cached_tokens=4,
+        num_reasoning_tokens=2,
+        compute=COMPUTE,
+    ),
     timings=Timings(
         queue_s=0.001, prefill_s=0.02, decode_s=0.3, first_token_s=0.025, tokens_per_s=10.0
     ),

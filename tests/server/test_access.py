@@ -177,7 +177,7 @@ def test_key_file_is_for_its_owner(tmp_path):
     assert secret.encode() not in store.path.read_bytes()
     (record,) = store.list()
     assert record.name == "Ada" and record.revoked_at is None
-    assert store.check(secret) == record.id
+    assert store.check(secret) == record
     assert store.check(secret[:-1]) is None
 
 

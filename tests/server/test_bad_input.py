@@ -51,8 +51,19 @@ REFUSED = [
     ({"tool_choice": "required"}, "tool_choice", "tools"),
     ({"functions": []}, "functions", "use tools"),
     ({"store": True}, "store", "False"),
-    ({"think": 3}, "think", "no think dial"),
-    ({"reasoning_effort": "high"}, "reasoning_effort", "no dial"),
+    ({"think": 3}, "think", "dictionary"),
+    ({"think": {"loops": 0}}, "think.loops", "greater"),
+    ({"think": {"loops": "many"}}, "think.loops", "'auto'"),
+    ({"think": {"loops": 2.5}}, "think.loops", "integer"),
+    ({"think": {"loops": 2}}, "think.loops", "without a think dial"),
+    ({"think": {"depth": 2}}, "think.depth", "no such field"),
+    ({"reasoning_effort": "high"}, "reasoning_effort", "without a think dial"),
+    ({"reasoning_effort": "huge"}, "reasoning_effort", "'xhigh'"),
+    ({"alignment": 0.5}, "alignment", "without clusters"),
+    ({"alignment": -2}, "alignment", "greater"),
+    ({"steer": {"factual": 1}}, "steer", "without clusters"),
+    ({"steer": {"factual": "up"}}, "steer.factual", "number"),
+    ({"include": ["routes"]}, "include.0", "'routing'"),
 ]  # fmt: skip
 
 

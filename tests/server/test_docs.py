@@ -17,6 +17,7 @@ from heddle.server.wire import (
     JsonSchema,
     Message,
     StreamOptions,
+    Think,
 )
 
 ROOT = Path(__file__).parent.parent.parent
@@ -44,6 +45,7 @@ def names(heading: str) -> list[str]:
         Function,
         JsonSchema,
         StreamOptions,
+        Think,
         CompletionRequest,
         EmbeddingRequest,
     ],

@@ -1,11 +1,15 @@
 """The key file by itself: errors, concurrency, processes that die."""
 
+import hashlib
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
 from heddle.errors import RequestError, StorageError
+from heddle.server.dial import ANYTHING, Bounds
 from heddle.server.keys import KeyStore
 
 CREATE_UNTIL_KILLED = """
@@ -29,6 +33,22 @@ def test_revoking_what_is_not_there(tmp_path):
     with pytest.raises(RequestError):
         store.revoke(record.id)
     assert store.list()[0].revoked_at is not None
+
+
+def test_a_file_without_bounds_takes_them(tmp_path):
+    path = tmp_path / "keys.sqlite"
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(
+            "CREATE TABLE keys (id TEXT PRIMARY KEY, name TEXT NOT NULL, digest BLOB NOT NULL "
+            "UNIQUE, created_at REAL NOT NULL, revoked_at REAL) STRICT"
+        )
+        digest = hashlib.sha256(b"hdl-old").digest()
+        database.execute("INSERT INTO keys VALUES ('key_old', 'old', ?, 1.0, NULL)", [digest])
+    store = KeyStore(path)
+    assert store.check("hdl-old").bounds == ANYTHING
+    narrow = Bounds(max_loops=4, steer=0.5)
+    assert store.check(store.create("new", narrow)).bounds == narrow
+    assert [record.bounds for record in KeyStore(path).list()] == [ANYTHING, narrow]
 
 
 def test_asking_makes_no_file(tmp_path):

@@ -53,6 +53,19 @@ describe('Answer', () => {
     expect(one.finish().metrics).toMatchObject({ source: 'server', firstTokenMs: 4, tokensPerSecond: 5 });
   });
 
+  it('keeps how each token was read and what that cost', () => {
+    const one = answer();
+    const routes = ['Y', 'es'].map((token, index) => ({ token, loops: index + 1, clusters: { factual: 1 } }));
+    one.add({ choices: [{ delta: { content: 'Y' }, finish_reason: null, routing: [routes[0]!] }] }, 1100);
+    one.add({ choices: [{ delta: { content: 'es' }, finish_reason: 'stop', routing: [routes[1]!] }] }, 1200);
+    const compute = { mean_loops: 1.5, flops: 3e6, deepest_flops: 12e6 };
+    one.add({ choices: [], usage: { prompt_tokens: 7, completion_tokens: 2, compute } }, 1300);
+    expect(one.finish()).toMatchObject({
+      routing: routes,
+      metrics: { meanLoops: 1.5, flops: 3e6, deepestFlops: 12e6 },
+    });
+  });
+
   it('keeps what came before a failure', () => {
     const one = answer();
     one.add(chunk({ content: 'half' }), 1500);

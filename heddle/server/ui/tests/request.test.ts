@@ -1,5 +1,6 @@
 import { expect, it } from 'vitest';
 
+import type { ModelCard } from '../src/api/types';
 import { chatRequest, type Sampling } from '../src/chat/request';
 import { newMessage } from '../src/chat/tree';
 
@@ -12,12 +13,21 @@ const OFF: Sampling = {
   maxTokens: null,
   seed: null,
   stop: [],
+  loops: null,
+  alignment: 0,
+};
+const DENSE: ModelCard = { id: 'tiny', think: null, clusters: [], max_alignment: 0 };
+const LOOPED: ModelCard = {
+  id: 'looped',
+  think: { max_loops: 8, default: 1 },
+  clusters: ['factual', 'creative'],
+  max_alignment: 0.5,
 };
 const question = newMessage('c', null, 'user', 'Why?');
 const failed = { ...newMessage('c', question.id, 'assistant', ''), state: 'failed' as const };
 
 it('leaves out what is off, and answers that never came', () => {
-  const request = chatRequest([question, failed, question], ' ', OFF, 'tiny');
+  const request = chatRequest([question, failed, question], ' ', { ...OFF, loops: 8, alignment: 1 }, DENSE);
   expect(JSON.parse(JSON.stringify(request))).toEqual({
     model: 'tiny',
     messages: [
@@ -42,4 +52,14 @@ it('sends every setting that is on', () => {
     seed: 0,
     stop: ['END'],
   });
+});
+
+it('turns only the dials that a model has, as far as they go', () => {
+  const ask = (change: Partial<Sampling>, model = LOOPED) => chatRequest([question], '', { ...OFF, ...change }, model);
+  expect(ask({})).toMatchObject({ think: { loops: 1 }, alignment: undefined, include: ['routing'] });
+  expect(ask({ loops: 'auto' }).think).toEqual({ loops: 'auto' });
+  expect(ask({ loops: 32, alignment: -1 })).toMatchObject({ think: { loops: 8 }, alignment: -0.5 });
+  const bounded = ask({ loops: 4 }, { ...LOOPED, think: null });
+  expect(bounded.think).toBeUndefined();
+  expect(bounded.include).toEqual(['routing']);
 });

@@ -3,7 +3,14 @@
 export interface ModelCard {
   id: string;
   description?: string;
+  /** Absent or null where there is nothing to turn: another server, a dense model, a key's bounds. */
+  think?: { max_loops: number; default: Loops } | null;
+  clusters?: string[];
+  max_alignment?: number;
 }
+
+/** Passes of each token through the thinking block: so many, or as each token needs. */
+export type Loops = number | 'auto';
 
 export interface ChatMessage {
   role: 'system' | 'user' | 'assistant';
@@ -23,6 +30,16 @@ export interface ChatRequest {
   max_tokens?: number;
   seed?: number;
   stop?: string[];
+  think?: { loops: Loops };
+  alignment?: number;
+  include?: ['routing'];
+}
+
+/** How one token of an answer was read; `token` is the text that it completes. */
+export interface TokenRoute {
+  token: string;
+  loops: number;
+  clusters: Record<string, number>;
 }
 
 export interface ToolCallDelta {
@@ -41,6 +58,7 @@ export interface Usage {
   prompt_tokens: number;
   completion_tokens: number;
   prompt_tokens_details?: { cached_tokens?: number } | null;
+  compute?: { mean_loops: number; flops: number; deepest_flops: number } | null;
 }
 
 export interface Timings {
@@ -57,7 +75,7 @@ export interface ErrorBody {
 
 export interface Chunk {
   model?: string;
-  choices?: { delta: Delta; finish_reason: string | null }[];
+  choices?: { delta: Delta; finish_reason: string | null; routing?: TokenRoute[] }[];
   usage?: Usage | null;
   timings?: Timings | null;
   error?: ErrorBody;

@@ -1,7 +1,7 @@
 /** One answer as it arrives: chunks in, the message so far out. */
 
 import { ApiError } from '../api/client';
-import type { Chunk, ToolCallDelta } from '../api/types';
+import type { Chunk, TokenRoute, ToolCallDelta } from '../api/types';
 import type { Failure, Message, Metrics, ToolCall } from './types';
 
 export class Answer {
@@ -11,6 +11,7 @@ export class Answer {
   #content = '';
   #reasoning = '';
   #toolCalls: ToolCall[] = [];
+  #routing: TokenRoute[] = [];
   #model?: string;
   #finishReason?: string;
   #usage?: Chunk['usage'];
@@ -37,6 +38,7 @@ export class Answer {
     this.#content += content ?? '';
     this.#reasoning += reasoning ?? '';
     toolCalls?.forEach((delta) => this.#addToolCall(delta));
+    this.#routing.push(...(choice.routing ?? []));
     this.#finishReason = choice.finish_reason ?? this.#finishReason;
   }
 
@@ -49,6 +51,7 @@ export class Answer {
       reasoning: this.#reasoning || undefined,
       toolCalls: this.#toolCalls.length > 0 ? [...this.#toolCalls] : undefined,
       model: this.#model,
+      routing: this.#routing.length > 0 ? [...this.#routing] : undefined,
     };
   }
 
@@ -74,6 +77,9 @@ export class Answer {
       promptTokens: this.#usage?.prompt_tokens,
       cachedTokens: this.#usage?.prompt_tokens_details?.cached_tokens,
       completionTokens: this.#usage?.completion_tokens,
+      meanLoops: this.#usage?.compute?.mean_loops,
+      flops: this.#usage?.compute?.flops,
+      deepestFlops: this.#usage?.compute?.deepest_flops,
     };
     if (this.#timings) {
       return {

@@ -1,6 +1,7 @@
 /** A conversation is a tree of messages: an edit or a new answer is a sibling of the one it replaces. */
 
 import type { FailureKind } from '../api/client';
+import type { TokenRoute } from '../api/types';
 
 export interface Conversation {
   id: string;
@@ -29,6 +30,10 @@ export interface Metrics {
   completionTokens?: number;
   firstTokenMs?: number;
   tokensPerSecond?: number;
+  meanLoops?: number;
+  flops?: number;
+  /** What the same tokens would have taken at the model's deepest setting. */
+  deepestFlops?: number;
 }
 
 export interface Failure {
@@ -53,4 +58,6 @@ export interface Message {
   finishReason?: string;
   failure?: Failure;
   metrics?: Metrics;
+  /** Token by token how the answer was read, reasoning included, where the model says. */
+  routing?: TokenRoute[];
 }

@@ -11,7 +11,7 @@ class Server {
   /** The server asked for an API key, or refused the one it got. */
   needsKey = $state(false);
   models = $state.raw<ModelCard[]>([]);
-  model = $derived((this.models.find(({ id }) => id === settings.model) ?? this.models[0])?.id);
+  model = $derived(this.models.find(({ id }) => id === settings.model) ?? this.models[0]);
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   /** Ask the server how it is; while it is away, ask again until it is back. */

@@ -1,6 +1,7 @@
 /** What the user has set, kept in this browser's localStorage. */
 
 import type { Sampling } from '../chat/request';
+import type { Colour } from '../chat/routing';
 
 export type Theme = 'system' | 'light' | 'dark';
 
@@ -9,6 +10,8 @@ export interface Settings extends Sampling {
   apiKey: string;
   theme: Theme;
   model: string;
+  /** How the next answer's tokens are coloured. */
+  colour: Colour;
 }
 
 const KEY = 'heddle.settings';
@@ -26,16 +29,19 @@ export const DEFAULTS: Settings = {
   maxTokens: null,
   seed: null,
   stop: [],
+  loops: null,
+  alignment: 0,
   apiKey: '',
   theme: 'system',
   model: '',
+  colour: 'none',
 };
 
 export const settings: Settings = $state(load());
 
 export function resetSettings(): void {
-  const { apiKey, theme, model } = settings;
-  Object.assign(settings, DEFAULTS, { stop: [], apiKey, theme, model });
+  const { apiKey, theme, model, colour } = settings;
+  Object.assign(settings, DEFAULTS, { stop: [], apiKey, theme, model, colour });
 }
 
 /** Keep the store and the page's theme in step with `settings`; call once from a component. */
