@@ -1,6 +1,6 @@
 """Folders that appear whole or not at all: written beside their place, synchronised, then renamed.
 
-Used by `export` and `hub`.
+Used wherever a folder is written.
 """
 
 import os
@@ -14,23 +14,30 @@ from heddle.errors import StorageError
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes `target` at the end, or vanishes if the block fails.
 
-    Raises StorageError when the disk is full, read-only or closed to us.
+    Raises StorageError when the disk is full, read-only or closed to us, and when `target` exists,
+    unless `overwrite`: it then stays as it is until its successor is complete.
     """
+    if target.exists() and not overwrite:
+        raise StorageError(f"{target} exists already: choose another folder or remove it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{target.name}~", dir=target.parent))
     except OSError as error:
         raise storage_error(target.parent, error) from error
+    before = folder.with_name(folder.name + "~before")
     try:
         yield folder
         for path in [*folder.rglob("*"), folder]:
             _synchronise(path)
         folder.chmod(0o755)
+        if target.exists():
+            target.rename(before)
         folder.rename(target)
         _synchronise(target.parent)
+        shutil.rmtree(before, ignore_errors=True)
     except OSError as error:
         raise storage_error(target, error) from error
     finally:

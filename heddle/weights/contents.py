@@ -31,12 +31,26 @@ TURN_ENDS = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class BaseReference:
+    """The dense model under a delta: where `hub.resolve` finds it, and the hash of its weights.
+
+    `supplies` names the tensors that are its, and not the delta's own; `speaks` says whether the
+    tokenizer and the template are.
+    """
+
+    spec: str
+    sha256: str
+    supplies: frozenset[str]
+    speaks: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """An opened model: its shape, its tensors and its tokenizer.
 
     `tensors`, read when they are looked up, maps each parameter name of
     `model.transformer.Transformer` to parts to be stacked row-wise. `eos_ids` holds every id that
-    ends a turn, the file's own first.
+    ends a turn, the file's own first. `base` is None unless this is a delta.
     """
 
     name: str
@@ -50,6 +64,7 @@ class Checkpoint:
     add_bos: bool
     size_bytes: int
     description: str
+    base: BaseReference | None = None
 
     def load(self, name: str, dtype: torch.dtype) -> Tensor:
         """Return one whole tensor in `dtype`, never a view of the file."""

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from heddle.errors import StorageError, WeightsError
+from heddle.errors import WeightsError
 from heddle.model.config import ModelConfig, RopeConfig
 from heddle.weights.atomic import new_folder
-from heddle.weights.contents import Checkpoint, unpacked
-from heddle.weights.folder import INDEX
+from heddle.weights.contents import Checkpoint
+from heddle.weights.folder_tokenizer import write_speech
 from heddle.weights.names import slots
+from heddle.weights.sharded import write_safetensors
 
 
 def export_checkpoint(
@@ -34,57 +34,24 @@ def export_checkpoint(
     `dtype` is float32, bfloat16 or float16. Raises StorageError when it cannot be written,
     WeightsError for a network that no Hugging Face class describes.
     """
-    if target.exists():
-        raise StorageError(f"{target} exists already: choose another folder or remove it")
-    documents = {
-        "config.json": _config(checkpoint, dtype),
-        "generation_config.json": {
-            "bos_token_id": checkpoint.bos_id,
-            "eos_token_id": list(checkpoint.eos_ids),
-        },
-        "tokenizer_config.json": _tokenizer_config(checkpoint),
-    }
+    shape = checkpoint.config
+    if shape.fabric or shape.think or shape.memory:
+        raise WeightsError(
+            f"{checkpoint.name} is adaptive (clusters, loops or memory), for which Hugging Face "
+            "folders have no form: export it with --format heddle"
+        )
+    config = _config(checkpoint, dtype)
     with new_folder(target) as folder:
-        for name, document in documents.items():
-            (folder / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        (folder / "tokenizer.json").write_text(checkpoint.tokenizer_json, encoding="utf-8")
-        if checkpoint.chat_template is not None:
-            (folder / "chat_template.jinja").write_text(checkpoint.chat_template, encoding="utf-8")
-        _write_tensors(checkpoint, folder, dtype, max_file_bytes)
-
-
-def _write_tensors(
-    checkpoint: Checkpoint, folder: Path, dtype: torch.dtype, max_file_bytes: int
-) -> None:
-    """Write tensors in files of bounded size, so that one file's worth is in memory at a time."""
-    files: dict[str, list[str]] = {}
-    pending: dict[str, Tensor] = {}
-
-    def write() -> None:
-        name = f"model-{len(files) + 1:05}.safetensors"
-        save_file(pending, folder / name, metadata={"format": "pt"})
-        files[name] = list(pending)
-        pending.clear()
-
-    for name, tensor in _tensors(checkpoint, dtype):
-        size_bytes = sum(other.nbytes for other in pending.values())
-        if pending and size_bytes + tensor.nbytes > max_file_bytes:
-            write()
-        pending[name] = tensor
-    write()
-    if len(files) == 1:
-        (folder / next(iter(files))).rename(folder / "model.safetensors")
-        return
-    total = sum((folder / name).stat().st_size for name in files)
-    weight_map = {tensor: name for name, tensors in files.items() for tensor in tensors}
-    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_speech(folder, checkpoint)
+        write_safetensors(folder, _tensors(checkpoint, dtype), max_file_bytes=max_file_bytes)
 
 
 def _tensors(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     for slot in slots(checkpoint.config):
-        for name, part in zip(slot.hugging_face, checkpoint.tensors[slot.name], strict=True):
-            yield name, unpacked(part, dtype)
+        parts = checkpoint.load(slot.name, dtype).split([shape[0] for shape in slot.shapes])
+        for name, part in zip(slot.hugging_face, parts, strict=True):
+            yield name, part.clone()  # safetensors refuses parts of one storage
 
 
 def _config(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:
@@ -149,16 +116,3 @@ def _rope(rope: RopeConfig) -> dict[str, Any]:
         if rope.attention_factor is not None:
             written["attention_factor"] = rope.attention_factor
     return written
-
-
-def _tokenizer_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    document = json.loads(checkpoint.tokenizer_json)
-    texts = {token["id"]: token["content"] for token in document.get("added_tokens") or []}
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": texts.get(checkpoint.bos_id),
-        "eos_token": texts.get(checkpoint.eos_ids[0]) if checkpoint.eos_ids else None,
-        "add_bos_token": checkpoint.add_bos,
-        "model_max_length": checkpoint.config.context_length,
-        "clean_up_tokenization_spaces": False,
-    }

@@ -1,4 +1,4 @@
-"""Hugging Face folders: config.json, and safetensors in one file or several with an index.
+"""Hugging Face folders: config.json beside the tensors that `sharded` reads.
 
 Called by `checkpoint.open_checkpoint`. Fields: `configuration_llama.py` and its siblings in
 https://github.com/huggingface/transformers; release 5 writes `rope_parameters`, earlier ones
@@ -8,10 +8,6 @@ https://github.com/huggingface/transformers; release 5 writes `rope_parameters`,
 import math
 from itertools import chain
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from heddle.errors import WeightsError
 from heddle.model.config import ModelConfig, RopeConfig
@@ -25,10 +21,9 @@ from heddle.weights.contents import (
 )
 from heddle.weights.fields import Fields, read_json
 from heddle.weights.folder_tokenizer import read_speech
+from heddle.weights.sharded import SafetensorFiles
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-INDEX = "model.safetensors.index.json"
 # Options that change the arithmetic, with the one value that Heddle computes (SwiGLU is "silu").
 FIXED = {
     "hidden_act": "silu",
@@ -47,7 +42,7 @@ ROPE_FIXED = {
 def read_folder(path: Path) -> Checkpoint:
     """Open a folder; a WeightsError names file and field of what cannot be used."""
     fields = Fields(path / "config.json", read_json(path / "config.json"))
-    tensors = _Safetensors(path)
+    tensors = SafetensorFiles(path)
     config = _config(fields, has_head="lm_head.weight" in tensors.files)
     # some writers keep a second copy of a matrix that serves at both ends
     ignored = ["lm_head.weight"] if config.tied_embeddings else []
@@ -65,8 +60,11 @@ def read_folder(path: Path) -> Checkpoint:
         bos_id=speech.bos_id,
         eos_ids=speech.eos_ids,
         add_bos=speech.add_bos,
-        size_bytes=sum(file.stat().st_size for file in set(tensors.files.values())),
-        description=f"safetensors {tensors.dtype}, {count_words(num_parameters)}",
+        size_bytes=tensors.size_bytes,
+        description=(
+            f"safetensors {tensors.dtype(sources['embed.weight'][0])}, "
+            f"{count_words(num_parameters)}"
+        ),
     )
 
 
@@ -146,61 +144,3 @@ def _rope(fields: Fields, context_length: int) -> RopeConfig:
         beta_slow=scaling.get("beta_slow", float, 1.0),
         attention_factor=scaling.find("attention_factor", float),
     )
-
-
-class _Safetensors:
-    """The tensors of a folder: which file holds which, checked headers, and reading one."""
-
-    def __init__(self, folder: Path):
-        self._open: dict[Path, Any] = {}
-        self.files = self._locate(folder)
-        self.shapes = {}
-        for name, file in self.files.items():
-            self.shapes[name] = tuple(self._slice(name).get_shape())
-            if self._slice(name).get_dtype() not in DTYPES:
-                raise WeightsError(
-                    f"{file}: tensor {name!r} is of type {self._slice(name).get_dtype()}; Heddle "
-                    f"reads {', '.join(DTYPES)}"
-                )
-
-    def read(self, name: str) -> Tensor:
-        return self._file(self.files[name]).get_tensor(name)
-
-    @property
-    def dtype(self) -> str:
-        return DTYPES[self._slice("model.embed_tokens.weight").get_dtype()]
-
-    def _slice(self, name: str) -> Any:
-        file = self.files[name]
-        try:
-            return self._file(file).get_slice(name)
-        except SafetensorError as error:
-            raise WeightsError(
-                f"{file}: tensor {name!r} is missing, though {INDEX} names this file for it"
-            ) from error
-
-    def _file(self, path: Path) -> Any:
-        if path not in self._open:
-            try:
-                self._open[path] = safe_open(path, framework="pt")
-            except (SafetensorError, FileNotFoundError) as error:
-                raise WeightsError(
-                    f"{path}: missing, cut short or corrupt ({error}); fetch it again"
-                ) from error
-        return self._open[path]
-
-    def _locate(self, folder: Path) -> dict[str, Path]:
-        if (folder / INDEX).exists():
-            files = Fields(folder / INDEX, read_json(folder / INDEX)).get("weight_map", dict)
-            for name, file in files.items():
-                if not isinstance(file, str) or Path(file).name != file:
-                    raise WeightsError(
-                        f"{folder / INDEX}: tensor {name!r} is said to lie outside the folder"
-                    )
-            return {name: folder / file for name, file in files.items()}
-        single = folder / "model.safetensors"
-        if not single.exists():
-            raise WeightsError(
-                f"{folder}: no model.safetensors and no {INDEX}: weights missing or in another form"
-            )
-        return dict.fromkeys(self._file(single).keys(), single)

@@ -1,16 +1,20 @@
-"""The tokenizer, the chat template and the special tokens of a Hugging Face folder.
+"""The tokenizer, the chat template and the special tokens of a folder, read and written.
 
-Called by `folder.py`. Files: https://huggingface.co/docs/transformers/main_classes/tokenizer
-(`tokenizer_config.json`, `chat_template.jinja`) and https://huggingface.co/docs/tokenizers
-(`tokenizer.json`).
+Called by `folder`, `native` and `export`. Files:
+https://huggingface.co/docs/transformers/main_classes/tokenizer (`tokenizer_config.json`,
+`chat_template.jinja`) and https://huggingface.co/docs/tokenizers (`tokenizer.json`).
 """
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from heddle.errors import WeightsError
-from heddle.weights.contents import turn_end_ids
+from heddle.weights.contents import Checkpoint, turn_end_ids
 from heddle.weights.fields import Fields, read_json, read_text
+
+TOKENIZER = "tokenizer.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 
 
 class Speech(NamedTuple):
@@ -25,11 +29,13 @@ class Speech(NamedTuple):
 
 def read_speech(folder: Path, config: Fields) -> Speech:
     """Read the tokenizer and everything that tells how a conversation begins and ends."""
-    document = read_json(folder / "tokenizer.json")
+    document = read_json(folder / TOKENIZER)
     settings = _optional_json(folder / "tokenizer_config.json")
     generation = _optional_json(folder / "generation_config.json")
-    ids = _token_ids(folder / "tokenizer.json", document)
+    ids = _token_ids(folder / TOKENIZER, document)
     bos_id = ids.get(_token_text(settings.get("bos_token")), config.values.get("bos_token_id"))
+    if bos_id is None:
+        bos_id = generation.get("bos_token_id")
     if bos_id is not None and type(bos_id) is not int:
         raise WeightsError(
             f"{config.path}: field 'bos_token_id' is {str(bos_id)[:60]!r}, not a token id"
@@ -49,13 +55,40 @@ def read_speech(folder: Path, config: Fields) -> Speech:
         if token.get("special")
     }
     return Speech(
-        tokenizer_json=read_text(folder / "tokenizer.json"),
+        tokenizer_json=read_text(folder / TOKENIZER),
         chat_template=_chat_template(folder, settings),
         bos_id=bos_id,
         eos_ids=turn_end_ids(declared, special),
         add_bos=bos_id is not None
         and (settings.get("add_bos_token") is True or _begins_with_token(folder, document)),
     )
+
+
+def write_speech(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write what `read_speech` reads, as `transformers` does too."""
+    texts = {
+        token["id"]: token["content"]
+        for token in json.loads(checkpoint.tokenizer_json).get("added_tokens") or []
+    }
+    documents = {
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": texts.get(checkpoint.bos_id),
+            "eos_token": texts.get(checkpoint.eos_ids[0]) if checkpoint.eos_ids else None,
+            "add_bos_token": checkpoint.add_bos,
+            "model_max_length": checkpoint.config.context_length,
+            "clean_up_tokenization_spaces": False,
+        },
+        "generation_config.json": {
+            "bos_token_id": checkpoint.bos_id,
+            "eos_token_id": list(checkpoint.eos_ids),
+        },
+    }
+    for name, document in documents.items():
+        (folder / name).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    (folder / TOKENIZER).write_text(checkpoint.tokenizer_json, encoding="utf-8")
+    if checkpoint.chat_template is not None:
+        (folder / CHAT_TEMPLATE).write_text(checkpoint.chat_template, encoding="utf-8")
 
 
 def _optional_json(path: Path) -> dict[str, Any]:
@@ -96,7 +129,7 @@ def _begins_with_token(folder: Path, document: dict[str, Any]) -> bool:
 
 
 def _chat_template(folder: Path, settings: dict[str, Any]) -> str | None:
-    file = folder / "chat_template.jinja"
+    file = folder / CHAT_TEMPLATE
     if file.exists():
         return read_text(file)
     template = settings.get("chat_template")

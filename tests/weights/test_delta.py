@@ -12,6 +12,7 @@ from heddle.model.batch import pack
 from heddle.model.memory import WholeSequences
 from heddle.weights.checkpoint import open_checkpoint
 from heddle.weights.delta import upcycle
+from heddle.weights.native import write_native
 from tests.tiny import save_tiny
 
 TOKENS = [[5, 9, 300, 42, 7, 7, 511, 3] * 5, [17, 4]]
@@ -59,9 +60,11 @@ def delta(tmp_path):
     return tmp_path / "delta"
 
 
-def edit(delta, **changes) -> None:
-    path = delta / "delta.json"
-    document = json.loads(path.read_bytes()) | changes
+def edit(delta, part: str | None = None, **changes) -> None:
+    """Change fields of the description, or of a part of its configuration."""
+    path = delta / "model.json"
+    document = json.loads(path.read_bytes())
+    (document["config"][part] if part else document).update(changes)
     path.write_text(json.dumps(document), encoding="utf-8")
 
 
@@ -86,19 +89,19 @@ def test_another_release(delta):
 
 
 def test_an_unknown_setting(delta):
-    edit(delta, think={"first_layer": 0, "num_layers": 1, "colour": "red"})
+    edit(delta, "think", colour="red")
     refused(delta, "colour")
 
 
 def test_a_setting_that_contradicts_the_tensors(delta):
-    edit(delta, think={"first_layer": 1, "num_layers": 1, "adapter_rank": 3})
+    edit(delta, "think", adapter_rank=3)
     refused(delta, "has shape")
 
 
 def test_a_truncated_file(delta):
-    file = delta / "delta.safetensors"
+    file = delta / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    refused(delta, "cannot be read")
+    refused(delta, "cut short")
 
 
 def test_a_target_that_exists(delta, tmp_path):
@@ -110,3 +113,14 @@ def test_a_base_without_layers_to_loop(tmp_path):
     with pytest.raises(ConfigError, match="3 layers"):
         upcycle(str(save_tiny(tmp_path / "base", num_layers=2)), tmp_path / "delta")
     assert not (tmp_path / "delta").exists()
+
+
+def test_a_dense_model_of_our_own_can_be_a_base(tmp_path):
+    write_native(open_checkpoint(save_tiny(tmp_path / "dense")), tmp_path / "own")
+    upcycle(str(tmp_path / "own"), tmp_path / "delta")
+    assert torch.equal(logits(tmp_path / "delta"), logits(tmp_path / "dense"))
+
+
+def test_an_adaptive_model_is_not_upcycled_again(delta, tmp_path):
+    with pytest.raises(ConfigError, match="adaptive already"):
+        upcycle(str(delta), tmp_path / "again")

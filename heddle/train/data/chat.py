@@ -1,4 +1,7 @@
-"""Chats as documents of which only the assistant's turns are learned. Called by `prepare`."""
+"""Chats as documents of which only the assistant's turns are learned.
+
+Called by `prepare`, `chat_documents`, `task_documents` and `pairs`.
+"""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -33,6 +36,18 @@ def read_messages(row: Row, *, where: str) -> list[dict[str, Any]]:
     return [_read_message(message, where) for message in messages]
 
 
+def learn_row(chat: ChatFormat, row: Row, *, eos_ids: Collection[int], where: str) -> list[Learned]:
+    """Return a row's chat as `learn_assistant` does. Raises DataError, naming `where`."""
+    messages = read_messages(row, where=where)
+    try:
+        learned = learn_assistant(chat, messages, eos_ids=eos_ids)
+    except RequestError as error:
+        raise DataError(f"{where}: {error}") from error
+    if not learned:
+        raise DataError(f"{where}: messages hold no turn of the assistant to learn")
+    return learned
+
+
 def learn_assistant(
     chat: ChatFormat, messages: Sequence[dict[str, Any]], *, eos_ids: Collection[int]
 ) -> list[Learned]:
@@ -44,7 +59,7 @@ def learn_assistant(
     template does not allow.
     """
     places = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
-    parts = [_render_answer(chat, messages[: place + 1], eos_ids) for place in places]
+    parts = [render_answer(chat, messages[: place + 1], eos_ids) for place in places]
     if not parts:
         return []
     full, _ = parts[-1]
@@ -56,10 +71,13 @@ def learn_assistant(
     return [(full, learned)]
 
 
-def _render_answer(
+def render_answer(
     chat: ChatFormat, messages: Sequence[dict[str, Any]], eos_ids: Collection[int]
 ) -> Learned:
-    """Render up to one answer; what follows its end token is neither kept nor learned."""
+    """Return a chat up to its last message, an answer, of which alone is learned.
+
+    What follows the answer's end token is not kept. Raises RequestError as `learn_assistant` does.
+    """
     prompt = chat.render(messages[:-1])
     ids = chat.render(messages, add_generation_prompt=False)
     start = _num_common(prompt, ids)

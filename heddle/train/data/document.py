@@ -1,8 +1,10 @@
 """One document's tokens and targets: what every source gives and the packer packs."""
 
+from collections.abc import Mapping
 from functools import lru_cache
+from hashlib import blake2b
 from itertools import chain, pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,8 @@ from heddle.text.tokenizer import Tokenizer
 IGNORED = -100  # a target that no token is scored on, as in torch.nn.functional.cross_entropy
 NO_CLUSTER = -1
 
+_NUM_HASHES = 1_000_000
+
 Tokens = NDArray[np.int64]
 
 
@@ -24,6 +28,13 @@ class Document(NamedTuple):
     token_N: Tokens
     target_N: Tokens
     cluster: int
+
+
+def is_held_out(row: Mapping[str, Any], share: float) -> bool:
+    """Say whether a row is for validation: equal ones agree, by the hash of what they ask."""
+    identity = str(row.get("text") or row.get("prompt") or row)
+    digest = blake2b(identity.encode("utf-8", "replace"), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % _NUM_HASHES < share * _NUM_HASHES
 
 
 def cluster_number(name: str | None, *, where: str) -> int:

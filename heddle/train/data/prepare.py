@@ -12,7 +12,6 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,8 +22,8 @@ from heddle.errors import ConfigError, DataError, RequestError
 from heddle.tasks.rows import read_lines, read_rows
 from heddle.text.chat import ChatFormat
 from heddle.text.tokenizer import Tokenizer
-from heddle.train.data import chat
-from heddle.train.data.document import Tokens, cluster_number
+from heddle.train.data.chat import learn_row
+from heddle.train.data.document import Tokens, cluster_number, is_held_out
 from heddle.train.data.shard_writer import SHARD_TOKENS, ShardWriter
 from heddle.train.data.shards import Manifest
 from heddle.train.data.vocabulary import END_TOKEN
@@ -32,7 +31,6 @@ from heddle.weights.atomic import new_folder
 
 _PIECE_CHARACTERS = 1 << 15  # plain text has no rows: a document is about this much of it
 _ROWS_A_TASK = 64
-_NUM_HASHES = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,9 +169,7 @@ class _Encoder:
         return [document for row in rows for document in self._encode(row)]
 
     def _encode(self, row: _Row) -> Iterator[_Encoded]:
-        identity = str(row.fields.get("text") or row.fields.get("prompt") or row.fields)
-        digest = blake2b(identity.encode("utf-8", "replace"), digest_size=8).digest()
-        place = int.from_bytes(digest, "little") % _NUM_HASHES
+        is_validation = is_held_out(row.fields, self.config.validation_share)
         for token_N, trained_N in self._documents(row):
             yield _Encoded(
                 token_N,
@@ -181,23 +177,20 @@ class _Encoder:
                 cluster_number(row.fields.get("cluster"), where=row.where),
                 str(row.fields.get("source") or self.config.source),
                 str(row.fields.get("licence") or self.config.licence),
-                place < self.config.validation_share * _NUM_HASHES,
+                is_validation,
             )
 
     def _documents(self, row: _Row) -> list[tuple[Tokens, Tokens | None]]:
+        if self._chat is not None:
+            learned = learn_row(self._chat, row.fields, eos_ids=self._eos_ids, where=row.where)
+            return [(np.array(ids), np.array(trained)) for ids, trained in learned]
+        text = row.fields.get("text")
+        if not isinstance(text, str) or not text:
+            raise DataError(f"{row.where}: text is missing or empty")
         try:
-            if self._chat is None:
-                text = row.fields.get("text")
-                if not isinstance(text, str) or not text:
-                    raise DataError(f"{row.where}: text is missing or empty")
-                return [(np.array([*self.tokenizer.encode(text), self.end_id]), None)]
-            messages = chat.read_messages(row.fields, where=row.where)
-            learned = chat.learn_assistant(self._chat, messages, eos_ids=self._eos_ids)
+            return [(np.array([*self.tokenizer.encode(text), self.end_id]), None)]
         except RequestError as error:
             raise DataError(f"{row.where}: {error}") from error
-        if not learned:
-            raise DataError(f"{row.where}: messages hold no turn of the assistant to learn")
-        return [(np.array(ids), np.array(trained)) for ids, trained in learned]
 
     def _control_id(self, field: str, token: str) -> int:
         if token not in self.tokenizer.control_tokens:
