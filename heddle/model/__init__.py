@@ -8,6 +8,7 @@ Tensors carry their shape as a suffix, one letter a dimension, outermost first (
     C channels of one head        E experts                  G clusters
     R loops                       M memory slots             P patches
     B blocks of a quantised row   X heads of any kind        J channels of the gate's running mean
+    Y layers
 
 A number stands for itself: `bounds_S1` has S + 1 entries.
 """

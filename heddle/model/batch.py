@@ -15,10 +15,21 @@ class Depth(NamedTuple):
     """How often each token may pass the thinking block, 1 being the plain network.
 
     Where `auto_T` is true `max_T` is a bound and the token itself decides; else it is exact.
+    Gradients flow through the last `backprop_loops` that the deepest token may take; None is all
+    (truncated backpropagation, as in arXiv:2502.05171).
     """
 
     max_T: Tensor
     auto_T: Tensor
+    backprop_loops: int | None = None
+
+
+class LoopStates(NamedTuple):
+    """Each token's state after its first loop, its last but one, and its last."""
+
+    first_TD: Tensor
+    before_TD: Tensor
+    last_TD: Tensor
 
 
 class Packed(NamedTuple):
@@ -27,6 +38,8 @@ class Packed(NamedTuple):
     `position_T` is each token's place in its own sequence. `bounds_S1` are the offsets at which
     sequences begin, and T at the end. `output_N` picks the rows whose logits are wanted. `depth`
     None is one loop for all. `steer_TG` is added to the choice of each cluster's experts.
+    `replay_TRYE`, with exact depths, marks the experts that each token takes in each loop and
+    layer, whatever the routers would choose; their weights are still the routers'.
     """
 
     token_T: Tensor
@@ -35,6 +48,7 @@ class Packed(NamedTuple):
     output_N: Tensor
     depth: Depth | None = None
     steer_TG: Tensor | None = None
+    replay_TRYE: Tensor | None = None
 
 
 class Trace(NamedTuple):
@@ -42,7 +56,8 @@ class Trace(NamedTuple):
 
     `choices` has an entry a layer with experts, in the order of computation; those of later loops
     cover the tokens that still thought. The logits say whether the first loop will get the next
-    token wrong, and whether one more loop would leave the answer as it is.
+    token wrong, and whether one more loop would leave the answer as it is. `states` are the
+    thinking block's.
     """
 
     cluster_TG: Tensor | None = None
@@ -50,6 +65,7 @@ class Trace(NamedTuple):
     loops_T: Tensor | None = None
     hard_logit_T: Tensor | None = None
     settled_logit_T: Tensor | None = None
+    states: LoopStates | None = None
 
 
 class Out(NamedTuple):

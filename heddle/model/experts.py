@@ -1,8 +1,7 @@
 """Experts of different widths beside a layer's feed-forward, all columns in three matrices.
 
-Experts lie side by side, so that any run of neighbouring ones is one slice: a batch that uses all
-of them is one wide product, one token reads only its own few. Output weights start at zero: a
-network that is given experts stays what it was.
+Experts lie side by side: one is a slice, all of them are one wide product. Output weights start at
+zero: a network that is given experts stays what it was.
 """
 
 import torch
@@ -24,37 +23,54 @@ class Experts(nn.Module):
         self.gate, self.up = (nn.Parameter(weight_FD.clone()) for weight_FD in gate_up_2FD)
         self.down = nn.Parameter(torch.zeros(width, sum(self.widths)))
 
-    def forward(self, x_TD: Tensor, routing: Routing) -> tuple[Tensor, Choice]:
-        choice = self.router(x_TD, routing)
-        mix_TD = torch.zeros_like(x_TD)
-        for first, end in self._used(choice.weight_TE):
-            columns = slice(sum(self.widths[:first]), sum(self.widths[:end]))
-            hidden_TF = silu(linear(x_TD, self.gate[columns]))
-            hidden_TF = hidden_TF * linear(x_TD, self.up[columns])
-            hidden_TF = hidden_TF * self._by_column(choice.weight_TE, first, end).to(x_TD.dtype)
-            mix_TD = mix_TD + linear(hidden_TF, self.down[:, columns])
-        return mix_TD, choice
+    def forward(
+        self, x_TD: Tensor, routing: Routing, replayed_TE: Tensor | None = None
+    ) -> tuple[Tensor, Choice]:
+        choice = self.router(x_TD, routing, replayed_TE)
+        return self.mix(x_TD, choice.weight_TE), choice
 
-    def _used(self, weight_TE: Tensor) -> list[tuple[int, int]]:
-        """Return runs of experts that some token uses, as (first, end).
+    def mix(self, x_TD: Tensor, weight_TE: Tensor) -> Tensor:
+        """Return the weighted sum of the experts' outputs; the trainer may spread it over ranks."""
+        return mixed(x_TD, weight_TE, self.widths, (self.gate, self.up, self.down))
 
-        In training, and on a GPU, where asking would wait for it, that is all of them.
-        """
-        if self.training or weight_TE.is_cuda:
-            return [(0, len(self.widths))]
-        runs: list[tuple[int, int]] = []
-        used = (weight_TE > 0).any(0).tolist()
-        for expert, width in enumerate(self.widths):
-            if not used[expert] or width == 0:
-                continue
-            if runs and runs[-1][1] == expert:
-                runs[-1] = (runs[-1][0], expert + 1)
-            else:
-                runs.append((expert, expert + 1))
-        return runs
 
-    def _by_column(self, weight_TE: Tensor, first: int, end: int) -> Tensor:
-        widths = torch.tensor(self.widths[first:end], device=weight_TE.device)
-        return weight_TE[:, first:end].repeat_interleave(
-            widths, dim=1, output_size=int(sum(self.widths[first:end]))
-        )
+def mixed(
+    x_TD: Tensor, weight_TE: Tensor, widths: list[int], columns: tuple[Tensor, Tensor, Tensor]
+) -> Tensor:
+    """Return the weighted sum of the outputs of experts of these widths.
+
+    `columns` are their gate_FD, up_FD and down_DF. On a GPU all tokens pass all columns, in three
+    large products and without waiting to know who was chosen; elsewhere each expert computes its
+    own tokens.
+    """
+    gate_FD, up_FD, down_DF = columns
+    if x_TD.is_cuda:
+        return mixed_columns(x_TD, by_column(weight_TE, widths), gate_FD, up_FD, down_DF)
+    expert_N, row_N = weight_TE.t().nonzero().unbind(1)
+    counts = torch.bincount(expert_N, minlength=len(widths)).tolist()
+    pieces = zip(
+        x_TD[row_N].split(counts),
+        weight_TE[row_N, expert_N][:, None].split(counts),
+        gate_FD.split(widths),
+        up_FD.split(widths),
+        down_DF.split(widths, dim=1),
+        strict=True,
+    )
+    mine = [mixed_columns(*piece) for piece, num in zip(pieces, counts, strict=True) if num]
+    if not mine:  # there is no token
+        return torch.zeros_like(x_TD)
+    return torch.zeros_like(x_TD).index_add(0, row_N, torch.cat(mine))
+
+
+def by_column(weight_TE: Tensor, widths: list[int]) -> Tensor:
+    """Return each column's weight, from those of experts of these widths."""
+    widths_E = torch.tensor(widths, device=weight_TE.device)
+    return weight_TE.repeat_interleave(widths_E, dim=1, output_size=sum(widths))
+
+
+def mixed_columns(
+    x_TD: Tensor, weight_TF: Tensor, gate_FD: Tensor, up_FD: Tensor, down_DF: Tensor
+) -> Tensor:
+    """Return the SwiGLU of some columns, each times its weight."""
+    hidden_TF = silu(linear(x_TD, gate_FD)) * linear(x_TD, up_FD)
+    return linear(hidden_TF * weight_TF.to(x_TD.dtype), down_DF)

@@ -33,10 +33,14 @@ class Routing(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A layer's router: every expert's probability, and mixing weights, 0 where not chosen."""
+    """A layer's router: every expert's probability, and mixing weights, 0 where not chosen.
+
+    `log_partition_T` is the logarithm of what the probabilities were divided by.
+    """
 
     probability_TE: Tensor
     weight_TE: Tensor
+    log_partition_T: Tensor
 
 
 class Gate(nn.Module):
@@ -72,7 +76,7 @@ class Router(nn.Module):
         self.fabric = fabric
         self.norm = nn.RMSNorm(width)
         self.scores = nn.Linear(width, len(fabric.experts), bias=False)
-        self.prior = nn.Parameter(torch.tensor(fabric.prior_strength))
+        self.prior = nn.Parameter(torch.full((1,), fabric.prior_strength))
         # Values, not weights: on the CPU even while a network is built on the meta device.
         widths = torch.tensor([float(expert.width) for expert in fabric.experts], device="cpu")
         clusters = torch.tensor([expert.cluster for expert in fabric.experts], device="cpu")
@@ -80,13 +84,15 @@ class Router(nn.Module):
         self.register_buffer("cost_E", widths / widths.max().clamp(min=1), persistent=False)
         self.register_buffer("balance_E", torch.zeros(len(fabric.experts)))
 
-    def forward(self, x_TD: Tensor, routing: Routing) -> Choice:
+    def forward(self, x_TD: Tensor, routing: Routing, replayed_TE: Tensor | None = None) -> Choice:
         prior_TG = self.prior * (routing.cluster_TG + EPSILON).log() + routing.steer_TG
         logits_TE = self.scores(self.norm(x_TD)).float() + prior_TG[:, self.cluster_E]
-        probability_TE = (logits_TE - self.fabric.cost_weight * self.cost_E).softmax(-1)
-        chosen_TE = self._chosen(probability_TE.detach())
+        logits_TE = logits_TE - self.fabric.cost_weight * self.cost_E
+        probability_TE = logits_TE.softmax(-1)
+        chosen_TE = self._chosen(probability_TE.detach()) if replayed_TE is None else replayed_TE
         weight_TE = probability_TE * chosen_TE
-        return Choice(probability_TE, weight_TE / weight_TE.sum(-1, keepdim=True))
+        weight_TE = weight_TE / weight_TE.sum(-1, keepdim=True)
+        return Choice(probability_TE, weight_TE, logits_TE.logsumexp(-1))
 
     def _chosen(self, probability_TE: Tensor) -> Tensor:
         """Mark each token's best experts, as few as hold `mass` of the probability."""

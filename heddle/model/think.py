@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from heddle.model.batch import Depth
+from heddle.model.batch import Depth, LoopStates
 from heddle.model.config import ModelConfig, ThinkConfig
 from heddle.model.layers import Context, Layer, LayerLora, Lora
 from heddle.model.router import Choice
@@ -32,7 +32,7 @@ class Thought(NamedTuple):
     whether one more loop would leave the answer as it is; above 0 means yes.
     """
 
-    hidden_TD: Tensor
+    states: LoopStates
     loops_T: Tensor
     hard_logit_T: Tensor
     settled_logit_T: Tensor
@@ -69,19 +69,26 @@ class Think(nn.Module):
         loops_T = torch.ones_like(hard_logit_T, dtype=torch.long)
         depth = depth or Depth(loops_T, torch.zeros_like(loops_T, dtype=torch.bool))
         thinks_T = ~depth.auto_T | (hard_logit_T > 0)
-        for loop in range(2, self.agree(int(depth.max_T.max())) + 1):
+        deepest = self.agree(int(depth.max_T.max()))
+        first_TD = before_TD = h_TD
+        for loop in range(2, deepest + 1):
             rows = (thinks_T & (depth.max_T >= loop)).nonzero()[:, 0]
             if self.agree(len(rows)) == 0:
                 break
-            h_ND, more = self._loop(h_TD[rows], x_TD[rows], layers, context.again(loop, rows))
+            before_ND = h_TD[rows]
+            with _gradients(deepest - loop, depth):
+                h_ND, more = self._loop(before_ND, x_TD[rows], layers, context.again(loop, rows))
+            before_TD = before_TD.index_copy(0, rows, before_ND)
             h_TD = h_TD.index_copy(0, rows, h_ND)
-            choices += more
+            if len(rows):  # none where this process only keeps step with others
+                choices += more
             loops_T[rows] = loop
             _, settled_logit_N = self._read(h_ND)
             settled_logit_T = settled_logit_T.index_copy(0, rows, settled_logit_N)
             thinks_T[rows] &= ~(depth.auto_T[rows] & (settled_logit_N > 0))
         choices = [choice for choice in choices if choice is not None]
-        return Thought(h_TD, loops_T, hard_logit_T, settled_logit_T, choices)
+        states = LoopStates(first_TD, before_TD, h_TD)
+        return Thought(states, loops_T, hard_logit_T, settled_logit_T, choices)
 
     def _loop(
         self, h_ND: Tensor, x_ND: Tensor, layers: Sequence[Layer], context: Context
@@ -99,3 +106,9 @@ class Think(nn.Module):
     def _read(self, h_TD: Tensor) -> tuple[Tensor, Tensor]:
         logits_T2 = self.read(self.read_norm(h_TD)).float()
         return logits_T2[:, 0], logits_T2[:, 1]
+
+
+def _gradients(loops_left: int, depth: Depth) -> torch.set_grad_enabled:
+    """Stop gradients in a loop that more than `backprop_loops` - 1 others follow."""
+    is_kept = depth.backprop_loops is None or loops_left < depth.backprop_loops
+    return torch.set_grad_enabled(torch.is_grad_enabled() and is_kept)

@@ -54,7 +54,7 @@ class Transformer(nn.Module):
             end = first + self.config.think.num_layers
             x_TD = _run(layers[:first], x_TD, context, choices)
             thought = self.think(x_TD, layers[first:end], context, packed.depth)
-            x_TD, layers = thought.hidden_TD, layers[end:]
+            x_TD, layers = thought.states.last_TD, layers[end:]
             choices += thought.choices
         x_TD = _run(layers, x_TD, context, choices)
         hidden_TD = self.norm(x_TD)
@@ -64,6 +64,7 @@ class Transformer(nn.Module):
             loops_T=thought.loops_T if thought else None,
             hard_logit_T=thought.hard_logit_T if thought else None,
             settled_logit_T=thought.settled_logit_T if thought else None,
+            states=thought.states if thought else None,
         )
         return Out(hidden_TD, self.head(hidden_TD[packed.output_N]), trace)
 

@@ -1,4 +1,4 @@
-"""Several processes as one: the only file that knows ranks, meshes and collectives.
+"""Several processes as one: ranks, what they tell each other, tensors and files that they share.
 
 Started by `torchrun`, one process a device; without it a world of one, in which every function here
 does nothing. Every rank reads the same data and takes its share of each step's micro-batches, so
@@ -11,23 +11,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as torch_dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.distributed_c10d import get_node_local_rank
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Replicate
-from torch.nn.parallel import DistributedDataParallel
 
 from heddle.errors import TrainingError
-
-Parallel = Literal["ddp", "fsdp"]
 
 
 class World(NamedTuple):
@@ -42,9 +38,9 @@ def join(*, timeout_s: float = 600) -> torch.device:
     has_gpu = torch.cuda.is_available()
     if not torch_dist.is_torchelastic_launched():
         return torch.device("cuda" if has_gpu else "cpu")
-    torch_dist.init_process_group(
-        "nccl" if has_gpu else "gloo", timeout=timedelta(seconds=timeout_s)
-    )
+    # On a GPU both: numbers that the host asks for must not wait for the device.
+    backends = "cpu:gloo,cuda:nccl" if has_gpu else "gloo"
+    torch_dist.init_process_group(backends, timeout=timedelta(seconds=timeout_s))
     if not has_gpu:
         return torch.device("cpu")
     device = torch.device("cuda", get_node_local_rank())
@@ -65,30 +61,20 @@ def world() -> World:
     return World(0, 1)
 
 
-def spread(
-    module: nn.Module, layers: list[nn.Module], parallel: Parallel, *, uses_every_parameter: bool
-) -> nn.Module:
-    """Return `module` with its gradients averaged over ranks; `fsdp` also shards its parameters.
-
-    Sources: DDP, Li et al. 2020 (arXiv:2006.15704); FSDP, Zhao et al. 2023 (arXiv:2304.11277), here
-    PyTorch's `fully_shard`.
-    """
-    if world().size == 1:
-        return module
-    if parallel == "ddp":
-        return DistributedDataParallel(module, find_unused_parameters=not uses_every_parameter)
-    precision = MixedPrecisionPolicy(reduce_dtype=torch.float32)
-    for layer in layers:
-        fully_shard(layer, mp_policy=precision)
-    fully_shard(module, mp_policy=precision)
-    return module
-
-
 def total(values: Tensor) -> Tensor:
     """Return the sum of `values` over the ranks."""
     if world().size > 1:
         torch_dist.all_reduce(values)
     return values
+
+
+def most(number: int) -> int:
+    """Return the largest of the ranks' numbers."""
+    if world().size > 1:
+        told = torch.tensor(number)
+        torch_dist.all_reduce(told, torch_dist.ReduceOp.MAX)
+        number = int(told)
+    return number
 
 
 def gathered(tensor: Tensor) -> Tensor:

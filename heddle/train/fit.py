@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from heddle.errors import ConfigError, TrainingError
 from heddle.train import dist
 from heddle.train.clock import Clock
-from heddle.train.dist import Parallel
 from heddle.train.interruption import Interruption
 from heddle.train.journal import Journal
 from heddle.train.metrics import peak_flops
 from heddle.train.optim import OptimiserConfig
+from heddle.train.parallel import Parallel
 from heddle.train.saving import Saves, SavingConfig
 from heddle.train.stage import Cursor, Loss, Stage
 from heddle.train.trainee import Trainee
@@ -42,7 +42,8 @@ class FitConfig:
         num_microbatches: of one step, over all ranks; a multiple of their number.
         seed: of the model's first weights and of every random number in the loss.
         dtype: what the network computes in; "auto" is bfloat16 on a GPU, float32 on a CPU.
-        parallel: what several ranks do: "ddp" copies the model, "fsdp" shards it.
+        parallel: what several ranks do: "ddp" copies the model, "fsdp" shards it, "expert" too,
+            but sends tokens to experts' shards rather than gather experts.
         recompute: compute layers again in the backward pass rather than keep what they made.
         compile_layers: compile each layer with torch.compile; loops over layers stay outside.
         max_seconds: save and stop before this much time has passed since the start; 0 is no limit.
@@ -272,7 +273,12 @@ def _figures(
         "learning_rate": rate,
         "gradient_norm": norm,
         "skipped_in_row": before.get("skipped_in_row", 0) + 1 if norm is None else 0,
-    } | {name: metric.item() for name, metric in totals.metrics.items() if metric.numel() == 1}
+    } | {name: _told(metric) for name, metric in totals.metrics.items()}
+
+
+def _told(metric: Tensor) -> Any:
+    """Return a metric as JSON; of many numbers four decimals are enough."""
+    return metric.item() if metric.numel() == 1 else metric.round(decimals=4).tolist()
 
 
 def _check(figures: Mapping[str, Any], config: FitConfig) -> None:

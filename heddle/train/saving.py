@@ -1,7 +1,7 @@
 """When to save, and how a run is put back where it was. Used by `fit`.
 
-One process, or DDP, in which every rank has everything: rank 0 writes safetensors. FSDP: every rank
-writes its shards. Either form is read by any number of ranks.
+One process, or DDP, in which every rank has everything: rank 0 writes safetensors. FSDP and expert
+parallel: every rank writes its shards. Either form is read by any number of ranks.
 """
 
 import time

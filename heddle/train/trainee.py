@@ -15,8 +15,9 @@ from torch.nn.utils import get_total_norm
 from torch.utils.checkpoint import checkpoint
 
 from heddle.errors import WeightsError
-from heddle.train.dist import Parallel, gathered, scattered, spread, world
+from heddle.train.dist import gathered, scattered, world
 from heddle.train.optim import OptimiserConfig, build_optimisers
+from heddle.train.parallel import Parallel, spread
 from heddle.train.stage import Loss, Stage
 from heddle.weights.store import Tensors
 
@@ -94,7 +95,7 @@ class Trainee:
         gradients = [master.grad for master in self.masters.values() if master.grad is not None]
         if not gradients:
             return 0.0
-        # DDP and FSDP have divided by the number of ranks.
+        # They are means over ranks.
         for gradient in gradients:
             gradient.mul_(world().size / total_weight)
         return float(gathered(get_total_norm(gradients)))

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,24 +21,28 @@ SETTINGS = (
     "fit.num_steps=120",
     "fit.num_microbatches=2",
     "fit.saving.every_steps=4",
-    "objective.num_documents=4",
     "optimiser.schedule.decay_steps=10",
 )
+SMALL = (*SETTINGS, "objective.num_documents=4")
 
 
-def long_run(folder: Path) -> Run:
+def long_run(folder: Path, *, recipe: str = RECIPE, settings: Sequence[str] = SMALL) -> Run:
     """Return what `started` runs: one to two seconds of training."""
-    return replace(override(load_recipe(RECIPE), SETTINGS), folder=folder)
+    return replace(override(load_recipe(recipe), settings), folder=folder)
 
 
 @contextmanager
 def started(
-    run: Run, *options: str, environment: dict[str, str] | None = None
+    run: Run,
+    *options: str,
+    recipe: str = RECIPE,
+    settings: Sequence[str] = SMALL,
+    environment: dict[str, str] | None = None,
 ) -> Iterator[subprocess.Popen]:
-    words = [word for setting in (*SETTINGS, f"folder={run.folder}") for word in ("--set", setting)]
+    words = [word for setting in (*settings, f"folder={run.folder}") for word in ("--set", setting)]
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, PROCESS, RECIPE, *words, *options],
+        [sys.executable, PROCESS, recipe, *words, *options],
         env=os.environ | threads | (environment or {}),
         stderr=subprocess.PIPE,
         text=True,
