@@ -20,6 +20,7 @@ from heddle.train.pretrain import pretrain
 from heddle.train.run import Run
 from heddle.train.schedule import Schedule
 from heddle.train.stage import Cursor, Stage
+from heddle.weights.checkpoint import Checkpoint
 
 VOCAB_SIZE = 64
 
@@ -33,7 +34,7 @@ class Repetition:
     seed: int = 0
     z_loss: float = 1e-4
 
-    def stage(self) -> Stage:
+    def stage(self, start: Checkpoint | None) -> Stage:
         """Return the stage of predicting what has been said before."""
         return pretrain(
             self._batches,

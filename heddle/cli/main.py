@@ -5,7 +5,20 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from heddle.cli import bench, chat, keys, models, run, serve, train, upcycle, version
+from heddle.cli import (
+    bench,
+    chat,
+    distill,
+    export,
+    keys,
+    models,
+    plan,
+    run,
+    serve,
+    train,
+    upcycle,
+    version,
+)
 from heddle.cli.console import note
 from heddle.config import calm_openmp
 from heddle.errors import HeddleError
@@ -49,7 +62,10 @@ app.command("run")(run.run)
 app.command("pull")(models.pull)
 app.command("models")(models.models)
 app.command("upcycle")(upcycle.upcycle)
+app.command("plan")(plan.plan)
 app.command("train")(train.train)
+app.command("distill")(distill.distill)
+app.command("export")(export.export)
 app.add_typer(keys.app, name="keys")
 app.add_typer(bench.app, name="bench")
 app.command("version")(version.version)

@@ -34,6 +34,8 @@ def train(recipe: Recipe, set: Set = None, resume: Resume = False) -> None:
 
 
 def _ending(result: "Result", folder: Path) -> str:
+    from heddle.weights.checkpoint import PUBLISHED
+
     if result.stopped:
         return f"Stopped after step {result.step} ({result.stopped}); go on with --resume"
     losses = ", ".join(
@@ -41,4 +43,6 @@ def _ending(result: "Result", folder: Path) -> str:
         for name in ("loss", "validation_loss")
         if result.figures.get(name) is not None
     )
-    return f"Done: {result.step} steps, {losses}; checkpoints are in {folder}"
+    is_served = (folder / PUBLISHED).is_dir()
+    left = f"`heddle serve {folder}` serves it" if is_served else f"checkpoints are in {folder}"
+    return f"Done: {result.step} steps, {losses}; {left}"

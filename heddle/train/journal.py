@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -61,7 +62,7 @@ class Journal:
         if self._tensorboard:
             self._tensorboard.close()
 
-    def write(self, figures: Mapping[str, float | int | None]) -> None:
+    def write(self, figures: Mapping[str, Any]) -> None:
         """Record a step's figures; `step` counts the steps done."""
         if self._silent:
             return
@@ -82,7 +83,7 @@ class Journal:
             self._console.print(text, soft_wrap=True)
 
 
-def _shown(figures: Mapping[str, float | int | None]) -> str:
+def _shown(figures: Mapping[str, Any]) -> str:
     loss, mfu = figures["loss"], figures["mfu"]
     words = [f"loss {loss:.4f}" if loss is not None else "loss not finite"]
     words.append(f"{figures['tokens_per_s']:,.0f} tok/s")

@@ -44,7 +44,7 @@ HIDDEN = (
     "experts.up",
     "experts.down",
 )
-UNDECAYED = ("embed.weight", "head.weight")
+UNDECAYED = ("embed.weight", "head.weight", "think.step")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ Written by `pretrain` and its kin, run by `fit`.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ class Loss(NamedTuple):
         num_tokens: tokens read.
         flops: the useful work of forward and backward; what recompute repeats is not counted.
         metrics: detached tensors of any shape; the loop averages them by `weight` over the step and
-            all ranks, and logs those of one element.
+            all ranks, and logs them.
     """
 
     mean: Tensor
@@ -58,6 +59,9 @@ class Stage:
         after_step: is given the model and the step's averaged metrics once the parameters have
             moved, for what no gradient moves, as the routers' balance.
         uses_every_parameter: whether each micro-batch gives each trained parameter a gradient.
+        tokenizer, chat_template: the texts of a `tokenizer.json` and of a Jinja template, for the
+            model that the run leaves; without a tokenizer it speaks as the run's start does.
+        report: is given the run's folder once the model is there, to show what it can do.
     """
 
     batches: Batches
@@ -65,3 +69,6 @@ class Stage:
     validation: Callable[[], Iterator[Any]] | None = None
     after_step: Callable[[nn.Module, Mapping[str, Tensor]], None] | None = None
     uses_every_parameter: bool = True
+    tokenizer: str | None = None
+    chat_template: str | None = None
+    report: Callable[[Path], None] | None = None

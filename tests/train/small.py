@@ -39,7 +39,7 @@ def small_model(run: Run) -> Transformer:
 def train(run: Run, *, stage: Stage | None = None, resume: bool = False) -> Result:
     return fit(
         small_model(run),
-        stage or run.objective.stage(),
+        stage or run.objective.stage(None),
         optimiser=run.optimiser,
         config=run.fit,
         folder=run.folder,

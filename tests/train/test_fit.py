@@ -31,7 +31,7 @@ def spoiled(stage, is_spoiled):
 @pytest.mark.parametrize("hidden", ["muon", "adamw"])
 def test_one_batch_is_learnt_by_heart(tmp_path, hidden):
     run = small_run(tmp_path, hidden=hidden, num_steps=80, num_microbatches=1)
-    stage = run.objective.stage()
+    stage = run.objective.stage(None)
     first = next(stage.batches(None, rank=0, num_ranks=1))
     train(run, stage=replace(stage, batches=lambda cursor, **_: repeat(first), validation=None))
     losses = [line["loss"] for line in figures(run)]
@@ -41,7 +41,7 @@ def test_one_batch_is_learnt_by_heart(tmp_path, hidden):
 def test_accumulated_microbatches_equal_one_large_batch(tmp_path):
     """Micro-batches of unequal weight count by their weight."""
     run = small_run(tmp_path / "parts", num_steps=1, num_microbatches=2)
-    stage = run.objective.stage()
+    stage = run.objective.stage(None)
     stream = stage.batches(None, rank=0, num_ranks=1)
     large, _ = next(stream)
     half = len(large.token_T) // 2
@@ -70,7 +70,7 @@ def test_recompute_changes_nothing(tmp_path):
 
 def test_bfloat16_learns_on_float32_masters(tmp_path):
     run = small_run(tmp_path, num_steps=150, dtype="bfloat16", num_microbatches=1)
-    stage = run.objective.stage()
+    stage = run.objective.stage(None)
     first = next(stage.batches(None, rank=0, num_ranks=1))
     train(run, stage=replace(stage, batches=lambda cursor, **_: repeat(first), validation=None))
     assert figures(run)[-1]["loss"] < 0.1
@@ -81,11 +81,11 @@ def test_bfloat16_learns_on_float32_masters(tmp_path):
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path):
     skipping = small_run(tmp_path / "skipping", num_steps=4, num_microbatches=1)
-    train(skipping, stage=spoiled(skipping.objective.stage(), lambda number: number in (1, 2)))
+    train(skipping, stage=spoiled(skipping.objective.stage(None), lambda number: number in (1, 2)))
     assert [line["skipped_in_row"] for line in figures(skipping)] == [0, 1, 2, 0]
     assert [line["loss"] is None for line in figures(skipping)] == [False, True, True, False]
 
-    stage = skipping.objective.stage()
+    stage = skipping.objective.stage(None)
     good = [
         pair
         for number, pair in zip(range(4), stage.batches(None, rank=0, num_ranks=1), strict=False)
@@ -99,13 +99,13 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(tmp_path):
 def test_too_many_skipped_steps_in_a_row_end_the_run(tmp_path):
     run = small_run(tmp_path, num_steps=20, max_skipped=3)
     with pytest.raises(TrainingError, match="not finite 3 steps in a row, up to step 8"):
-        train(run, stage=spoiled(run.objective.stage(), lambda number: number >= 10))
+        train(run, stage=spoiled(run.objective.stage(None), lambda number: number >= 10))
     assert checkpoints(tmp_path) == []
 
 
 def test_data_that_ends_is_told(tmp_path):
     run = small_run(tmp_path, num_steps=9)
-    stage = run.objective.stage()
+    stage = run.objective.stage(None)
     few = [
         pair for _, pair in zip(range(5), stage.batches(None, rank=0, num_ranks=1), strict=False)
     ]
@@ -148,7 +148,7 @@ def test_figures_add_up(tmp_path):
 
 def test_after_step_gets_metrics_of_any_shape_averaged_over_the_step(tmp_path):
     run = small_run(tmp_path, num_steps=2, num_microbatches=4)
-    stage = run.objective.stage()
+    stage = run.objective.stage(None)
     values = iter(range(100))
     given = []
 

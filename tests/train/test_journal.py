@@ -3,6 +3,7 @@ import json
 import pytest
 
 from heddle.train.journal import Journal
+from tests.train.routed import routed_run
 from tests.train.small import small_run, train
 
 
@@ -34,3 +35,15 @@ def test_tensorboard_gets_the_figures(tmp_path):
     events.Reload()
     assert {"loss", "tokens_per_s", "learning_rate"} <= set(events.Tags()["tensors"])
     assert [event.step for event in events.Tensors("loss")] == [1, 2, 3]
+
+
+def test_tables_are_written_whole(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(routed_run(tmp_path, num_steps=1, tensorboard=True))
+    [line] = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert [len(row) for row in line["expert_load"]] == [5] * 4
+    assert [sum(row) for row in line["expert_load"]] == pytest.approx([1] * 4, abs=1e-3)
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    tags = set(events.Tags()["tensors"])
+    assert {f"expert_load/{layer}/{expert}" for layer in range(4) for expert in range(5)} <= tags

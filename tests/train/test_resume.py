@@ -63,7 +63,7 @@ def test_a_killed_and_an_interrupted_run_equal_an_unbroken_one(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_finishes_the_step_and_saves(tmp_path, number):
     run = small_run(tmp_path)
-    stage = run.objective.stage()
+    stage = run.objective.stage(None)
 
     def interrupted(cursor, **ranks):
         for count, pair in enumerate(stage.batches(cursor, **ranks)):
@@ -87,7 +87,7 @@ def test_the_same_signal_again_acts_at_once(tmp_path):
         yield
 
     with pytest.raises(KeyboardInterrupt):
-        train(run, stage=replace(run.objective.stage(), batches=impatient))
+        train(run, stage=replace(run.objective.stage(None), batches=impatient))
 
 
 def test_a_folder_in_use_needs_resume(tmp_path):

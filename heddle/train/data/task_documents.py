@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from heddle.errors import ConfigError
-from heddle.tasks.task import Example, Task
+from heddle.tasks.task import Example, Split, Task
 from heddle.text.chat import ChatFormat
 from heddle.text.tokenizer import Tokenizer
 from heddle.train.data.chat import learn_assistant
@@ -34,6 +34,15 @@ class Curriculum:
                 f"num_ramp {self.num_ramp}"
             )
 
+    def check(self, task: Task) -> None:
+        """Raise ConfigError for levels that a task does not have."""
+        for level in (self.lowest, self.highest):
+            if level not in task.difficulties:
+                raise ConfigError(
+                    f"difficulty of {task.name} must be from {task.difficulties[0]} to "
+                    f"{task.difficulties[-1]}, not {level}"
+                )
+
     def level(self, index: int, random_number: int) -> int:
         """Return the difficulty of example `index`, uniform over what is open by then."""
         num_levels = self.highest - self.lowest + 1
@@ -41,9 +50,14 @@ class Curriculum:
             num_levels = 1 + (num_levels - 1) * index // self.num_ramp
         return self.lowest + random_number % num_levels
 
+    def drawn_level(self, index: int, *, seed: int) -> int:
+        """Return the difficulty of example `index`, drawn from seed and index alone."""
+        digest = hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=8).digest()
+        return self.level(index, int.from_bytes(digest, "little"))
+
 
 class TaskDocuments:
-    """The training split of a task, written as prompt and answer, or as a chat."""
+    """A split of a task, written as prompt and answer, or as a chat."""
 
     num_documents = None
     whole = True
@@ -58,18 +72,14 @@ class TaskDocuments:
         seed: int = 0,
         dense: bool = False,
         chat: ChatFormat | None = None,
+        split: Split = "train",
     ):
         """Write examples for a tokenizer.
 
         `end_id` ends an answer. `dense` learns the labels along the prompt too. With `chat` the
         instruction and the prompt are the user's turn, and the answer is the assistant's.
         """
-        for level in (curriculum.lowest, curriculum.highest):
-            if level not in task.difficulties:
-                raise ConfigError(
-                    f"difficulty of {task.name} must be from {task.difficulties[0]} to "
-                    f"{task.difficulties[-1]}, not {level}"
-                )
+        curriculum.check(task)
         if task.num_examples is not None:
             raise ConfigError(f"{task.name} is a file: prepare it as shards to train on it")
         if dense and chat:
@@ -81,6 +91,7 @@ class TaskDocuments:
         self._seed = seed
         self._dense = dense
         self._chat = chat
+        self._split: Split = split
         self._cluster = cluster_number(task.cluster, where=f"task {task.name}")
         self._last: tuple[int, Document] | None = None
 
@@ -95,6 +106,7 @@ class TaskDocuments:
             self._dense,
             tokenizer_sha256(self._tokenizer.json),
             self._chat is not None,
+            self._split,
         )
         return hashlib.sha256(repr(settings).encode()).hexdigest()
 
@@ -109,9 +121,8 @@ class TaskDocuments:
         return self._last[1]
 
     def _make(self, index: int) -> Document:
-        digest = hashlib.blake2b(f"{self._seed}/{index}".encode(), digest_size=8).digest()
-        level = self._curriculum.level(index, int.from_bytes(digest, "little"))
-        example = self._task.example("train", index, seed=self._seed, difficulty=level)
+        level = self._curriculum.drawn_level(index, seed=self._seed)
+        example = self._task.example(self._split, index, seed=self._seed, difficulty=level)
         if self._chat is None:
             return encode_example(
                 example,
