@@ -4,10 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from heddle.engine.config import DType
-from heddle.engine.packed_linear import PackedLinear, can_pack
+from heddle.engine.packed_linear import MIN_PACKED_WIDTH, PackedLinear, can_pack
+from heddle.engine.served_experts import ServedExperts
+from heddle.model.experts import Experts
 from heddle.model.transformer import Transformer
 from heddle.weights.checkpoint import Checkpoint
 
+EXPERT_PARTS = ("gate", "up", "down")
 _DTYPES: dict[DType, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -21,12 +24,16 @@ def load_model(checkpoint: Checkpoint, *, dtype: DType) -> Transformer:
         model = Transformer(checkpoint.config)
     if can_pack(precision):
         for name, module in list(model.named_modules()):
-            if isinstance(module, nn.Linear):
+            if isinstance(module, nn.Linear) and module.out_features >= MIN_PACKED_WIDTH:
                 weight = checkpoint.load(f"{name}.weight", precision)
                 bias = None
                 if module.bias is not None:
                     bias = checkpoint.load(f"{name}.bias", precision)
                 model.set_submodule(name, PackedLinear(weight, bias))
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Experts):
+            columns = [checkpoint.load(f"{name}.{part}", precision) for part in EXPERT_PARTS]
+            model.set_submodule(name, ServedExperts(module, *columns))
     state: dict[str, Tensor] = {}
     for name, empty in model.state_dict().items():
         if name == "head.weight" and checkpoint.config.tied_embeddings:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 MIN_ROWS = 4
+MIN_PACKED_WIDTH = 32  # narrower products take less time than the call
 
 
 def can_pack(dtype: torch.dtype) -> bool:

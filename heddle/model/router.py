@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 
 from heddle.model.config import CLUSTERS, FabricConfig
 from heddle.model.memory import Memory
@@ -21,34 +20,39 @@ EPSILON = 1e-4  # keeps the logarithm of a cluster's share finite
 class Routing(NamedTuple):
     """What the gate and the request say about each token; the same for all layers and loops.
 
-    `steer_TG` is added to the logits of a cluster's experts: 0 unless the request asks.
+    `log_prior_TE` is the logarithm of the share of each expert's cluster; `bias_TE` is what is
+    added to the logits: the request's steering, less the price of wide experts.
     """
 
     cluster_TG: Tensor
-    steer_TG: Tensor
+    log_prior_TE: Tensor
+    bias_TE: Tensor
 
     def rows(self, rows: Tensor) -> "Routing":
         """Return the routing of some tokens."""
-        return Routing(self.cluster_TG[rows], self.steer_TG[rows])
+        return Routing(*(part[rows] for part in self))
 
 
 class Choice(NamedTuple):
-    """A layer's router: every expert's probability, and mixing weights, 0 where not chosen.
+    """A layer's router: experts' logits and probabilities, mixing weights, 0 if not chosen."""
 
-    `log_partition_T` is the logarithm of what the probabilities were divided by.
-    """
-
+    logits_TE: Tensor
     probability_TE: Tensor
     weight_TE: Tensor
-    log_partition_T: Tensor
 
 
 class Gate(nn.Module):
     """From embeddings to each token's distribution over the clusters."""
 
+    cluster_E: Tensor
+    price_E: Tensor
+
     def __init__(self, fabric: FabricConfig, *, width: int):
         super().__init__()
         self.decay, self.temperature = fabric.decay, fabric.temperature
+        self.register_buffer("cluster_E", cluster_of_experts(fabric), persistent=False)
+        price_E = fabric.cost_weight * cost_of_experts(fabric)
+        self.register_buffer("price_E", price_E, persistent=False)
         self.norm = nn.RMSNorm(width)
         self.context = nn.Linear(width, fabric.context_width, bias=False)
         self.clusters = nn.Linear(width + fabric.context_width, len(CLUSTERS))
@@ -59,6 +63,14 @@ class Gate(nn.Module):
         logits_TG = self.clusters(torch.cat([x_TD, context_TJ], dim=-1)).float()
         return (logits_TG / self.temperature).softmax(-1)
 
+    def routing(self, cluster_TG: Tensor, steer_TG: Tensor | None) -> Routing:
+        """Return what routers are told of tokens with these shares of the clusters."""
+        log_prior_TE = (cluster_TG + EPSILON).log()[:, self.cluster_E]
+        bias_TE = -self.price_E.expand_as(log_prior_TE)
+        if steer_TG is not None:
+            bias_TE = bias_TE + steer_TG[:, self.cluster_E]
+        return Routing(cluster_TG, log_prior_TE, bias_TE)
+
 
 class Router(nn.Module):
     """One layer's choice of at most `max_experts` experts a token.
@@ -68,38 +80,40 @@ class Router(nn.Module):
     """
 
     cluster_E: Tensor
-    cost_E: Tensor
     balance_E: Tensor
 
     def __init__(self, fabric: FabricConfig, *, width: int):
         super().__init__()
-        self.fabric = fabric
-        self.norm = nn.RMSNorm(width)
-        self.scores = nn.Linear(width, len(fabric.experts), bias=False)
+        self.mass, num_experts = fabric.mass, len(fabric.experts)
+        self.num_chosen = min(fabric.max_experts, num_experts)
+        self.scores = nn.Linear(width, num_experts, bias=False)
         self.prior = nn.Parameter(torch.full((1,), fabric.prior_strength))
-        # Values, not weights: on the CPU even while a network is built on the meta device.
-        widths = torch.tensor([float(expert.width) for expert in fabric.experts], device="cpu")
-        clusters = torch.tensor([expert.cluster for expert in fabric.experts], device="cpu")
-        self.register_buffer("cluster_E", clusters, persistent=False)
-        self.register_buffer("cost_E", widths / widths.max().clamp(min=1), persistent=False)
-        self.register_buffer("balance_E", torch.zeros(len(fabric.experts)))
+        self.register_buffer("cluster_E", cluster_of_experts(fabric), persistent=False)
+        self.register_buffer("balance_E", torch.zeros(num_experts))
 
     def forward(self, x_TD: Tensor, routing: Routing, replayed_TE: Tensor | None = None) -> Choice:
-        prior_TG = self.prior * (routing.cluster_TG + EPSILON).log() + routing.steer_TG
-        logits_TE = self.scores(self.norm(x_TD)).float() + prior_TG[:, self.cluster_E]
-        logits_TE = logits_TE - self.fabric.cost_weight * self.cost_E
+        scores_TE = self.scores(x_TD).float() + routing.bias_TE
+        logits_TE = torch.addcmul(scores_TE, self.prior.float(), routing.log_prior_TE)
         probability_TE = logits_TE.softmax(-1)
         chosen_TE = self._chosen(probability_TE.detach()) if replayed_TE is None else replayed_TE
         weight_TE = probability_TE * chosen_TE
-        weight_TE = weight_TE / weight_TE.sum(-1, keepdim=True)
-        return Choice(probability_TE, weight_TE, logits_TE.logsumexp(-1))
+        return Choice(logits_TE, probability_TE, weight_TE / weight_TE.sum(-1, keepdim=True))
 
     def _chosen(self, probability_TE: Tensor) -> Tensor:
-        """Mark each token's best experts, as few as hold `mass` of the probability."""
-        num_chosen = min(self.fabric.max_experts, probability_TE.shape[-1])
-        best_Tk = (probability_TE + self.balance_E).topk(num_chosen, dim=-1).indices
+        """Mark each token's best experts with 1, as few as hold `mass` of the probability."""
+        best_Tk = (probability_TE + self.balance_E).topk(self.num_chosen, dim=-1).indices
         best_probability_Tk = probability_TE.gather(-1, best_Tk)
         mass_before_Tk = best_probability_Tk.cumsum(-1) - best_probability_Tk
-        taken_Tk = mass_before_Tk < self.fabric.mass
-        marks_TkE = one_hot(best_Tk, probability_TE.shape[-1]) * taken_Tk[..., None]
-        return marks_TkE.sum(1).to(probability_TE.dtype)
+        taken_Tk = (mass_before_Tk < self.mass).to(probability_TE.dtype)
+        return torch.zeros_like(probability_TE).scatter(-1, best_Tk, taken_Tk)
+
+
+def cluster_of_experts(fabric: FabricConfig) -> Tensor:
+    """Return each expert's cluster. A value, no weight: on the CPU even in a network on meta."""
+    return torch.tensor([expert.cluster for expert in fabric.experts], device="cpu")
+
+
+def cost_of_experts(fabric: FabricConfig) -> Tensor:
+    """Return each expert's width as a share of the widest one's."""
+    widths_E = torch.tensor([float(expert.width) for expert in fabric.experts], device="cpu")
+    return widths_E / widths_E.max().clamp(min=1)

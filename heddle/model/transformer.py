@@ -4,11 +4,10 @@ Built by `engine/load.py`, the trainer and the tests. With neither fabric nor th
 a plain decoder, and it computes the same with both at one loop while new experts are still zero.
 """
 
-import torch
 from torch import Tensor, nn
 
 from heddle.model.batch import Out, Packed, Trace
-from heddle.model.config import CLUSTERS, ModelConfig
+from heddle.model.config import ModelConfig
 from heddle.model.layers import Context, Embedding, Head, Layer, RMSNorm
 from heddle.model.memory import Memory, WholeSequences
 from heddle.model.rope import Rope
@@ -80,10 +79,7 @@ class Transformer(nn.Module):
     def _route(self, x_TD: Tensor, packed: Packed, memory: Memory) -> Routing | None:
         if self.gate is None:
             return None
-        steer_TG = packed.steer_TG
-        if steer_TG is None:
-            steer_TG = torch.zeros(len(x_TD), len(CLUSTERS), device=x_TD.device)
-        return Routing(self.gate(x_TD, memory), steer_TG)
+        return self.gate.routing(self.gate(x_TD, memory), packed.steer_TG)
 
 
 def _run(layers: list[nn.Module], x_TD: Tensor, context: Context, choices: list[Choice]) -> Tensor:

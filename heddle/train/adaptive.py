@@ -21,7 +21,7 @@ from torch.nn.functional import nll_loss, one_hot
 from heddle.errors import ConfigError
 from heddle.model.batch import LoopStates, Trace
 from heddle.model.config import CLUSTERS, FabricConfig, ModelConfig
-from heddle.model.router import Choice, Router
+from heddle.model.router import Choice, Router, cost_of_experts
 from heddle.train.data.document import NO_CLUSTER
 
 TINY = 1e-9  # keeps means over nothing at zero
@@ -137,10 +137,9 @@ def _expert_terms(
     config: ModelConfig, fabric: FabricConfig, choices: tuple[Choice, ...]
 ) -> dict[str, Tensor]:
     chosen_LE, probability_LE = _by_layer(config, choices)
-    num_choices = sum(len(choice.log_partition_T) for choice in choices)
-    widths = probability_LE.new_tensor([expert.width for expert in fabric.experts])
-    cost_E = widths / widths.max().clamp(min=1)
-    partitions = torch.cat([choice.log_partition_T for choice in choices])
+    num_choices = sum(len(choice.weight_TE) for choice in choices)
+    cost_E = cost_of_experts(fabric).to(probability_LE)
+    partitions = torch.cat([choice.logits_TE.logsumexp(-1) for choice in choices])
     return {
         "cost": (probability_LE @ cost_E).sum() / num_choices,
         "balance": _imbalance(fabric, chosen_LE, probability_LE),

@@ -7,7 +7,7 @@ from heddle.model.batch import Depth, Packed, pack
 from heddle.model.config import Expert, FabricConfig, ThinkConfig
 from heddle.model.experts import Experts
 from heddle.model.memory import WholeSequences, running_mean
-from heddle.model.router import Router, Routing
+from heddle.model.router import Gate, Router, Routing, cost_of_experts
 from heddle.model.transformer import Transformer
 from tests.tiny import tiny_config, tiny_model
 
@@ -126,10 +126,11 @@ def test_the_running_mean_is_the_recurrence(length):
         assert torch.allclose(got[i], state, atol=1e-5)
 
 
-def routing(num_tokens: int, *, seed: int = 0) -> Routing:
+def routing(num_tokens: int, *, fabric: FabricConfig = FABRIC, steer=None, seed=0) -> Routing:
     generator = torch.Generator().manual_seed(seed)
     clusters = torch.rand(num_tokens, 5, generator=generator)
-    return Routing(clusters / clusters.sum(-1, keepdim=True), torch.zeros(num_tokens, 5))
+    steer_TG = None if steer is None else torch.tensor(steer).expand(num_tokens, 5)
+    return Gate(fabric, width=96).routing(clusters / clusters.sum(-1, keepdim=True), steer_TG)
 
 
 def test_a_token_takes_at_most_three_experts_and_no_more_than_it_needs():
@@ -161,11 +162,12 @@ def test_balance_changes_the_choice_and_never_the_weights_formula():
 def test_steering_and_cost_move_the_choice():
     torch.manual_seed(0)
     router, x, given = Router(FABRIC, width=96), torch.randn(50, 96), routing(50)
-    steered = given._replace(steer_TG=torch.tensor([0, 0, 0, 0, 9.0]).expand(50, 5))
-    assert (router(x, steered).weight_TE[:, 5] > 0.5).all()
-    dear = Router(FabricConfig(experts=FABRIC.experts, cost_weight=5.0), width=96)
-    dear.load_state_dict(router.state_dict())
-    cheap, usual = ((r(x, given).weight_TE * r.cost_E).sum() for r in (dear, router))
+    steered = router(x, routing(50, steer=[0, 0, 0, 0, 9.0]))
+    assert (steered.weight_TE[:, 5] > 0.5).all()
+    dear = routing(50, fabric=FabricConfig(experts=FABRIC.experts, cost_weight=5.0))
+    cheap, usual = (
+        (router(x, told).weight_TE * cost_of_experts(FABRIC)).sum() for told in (dear, given)
+    )
     assert cheap < 0.5 * usual
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from heddle.errors import ConfigError
-from heddle.model.router import Router, Routing
+from heddle.model.router import Gate, Router
 from heddle.train.adaptive import (
     Auxiliary,
     adaptive_figures,
@@ -109,12 +109,11 @@ def test_the_balance_loss_is_one_when_even_and_falls_towards_it():
 def test_selection_bias_evens_out_a_skewed_router():
     """Two of a cluster's experts are never chosen at first; weights never see the bias."""
     torch.manual_seed(0)
-    router, x = Router(CONFIG.fabric, width=32), torch.randn(400, 32)
+    router, x = Router(CONFIG.fabric, width=32), 0.3 * torch.randn(400, 32)
     with torch.no_grad():
         router.scores.weight[0] += 0.5 * x.mean(0).sign()
-        router.norm.weight.fill_(0.3)
     clusters = torch.tensor([0.6, 0.2, 0.2, 1e-6, 1e-6]).expand(400, 5)
-    routing = Routing(clusters, torch.zeros(400, 5))
+    routing = Gate(CONFIG.fabric, width=32).routing(clusters, None)
     with torch.no_grad():
         router.scores.weight[1:3] -= 2 * router.scores.weight[1:3].abs()
         router.prior.fill_(1.0)

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from heddle.model.batch import pack
 from heddle.model.memory import WholeSequences
 from heddle.model.transformer import Transformer
-from heddle.train.metrics import training_flops, peak_flops
+from heddle.train.metrics import peak_flops, training_flops
 from tests.tiny import tiny_config
 
 
