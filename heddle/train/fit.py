@@ -183,7 +183,7 @@ def _trainee(
         dtype=getattr(torch, dtype),
         parallel=config.parallel,
         recompute=config.recompute,
-        compile_layers=config.compile_layers,
+        is_compiled=config.compile_layers,
     )
 
 

@@ -15,6 +15,7 @@ from torch.nn.utils import get_total_norm
 from torch.utils.checkpoint import checkpoint
 
 from heddle.errors import WeightsError
+from heddle.train.compiling import compile_layers
 from heddle.train.dist import gathered, scattered, world
 from heddle.train.optim import OptimiserConfig, build_optimisers
 from heddle.train.parallel import Parallel, spread
@@ -47,15 +48,14 @@ class Trainee:
         dtype: torch.dtype,
         parallel: Parallel,
         recompute: bool,
-        compile_layers: bool,
+        is_compiled: bool,
     ):
         self.model, self.clip_norm = model, optimiser.clip_norm
         layers = list(model.get_submodule("layers").children())
-        for layer in layers:
-            if recompute:
-                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
-            if compile_layers:
-                layer.compile()
+        for layer in layers if recompute else ():
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        if is_compiled:
+            compile_layers(layers)
         whole = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)

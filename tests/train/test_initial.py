@@ -40,7 +40,7 @@ def test_frozen_parameters_have_no_gradient_master_or_optimiser_state(dtype, tmp
         dtype=dtype,
         parallel="ddp",
         recompute=False,
-        compile_layers=False,
+        is_compiled=False,
     )
     before = {name: p.clone() for name, p in model.named_parameters()}
     trainee.learn(routed_batch(), progress=0.0)
@@ -66,3 +66,11 @@ def test_a_start_of_another_kind_of_network_is_refused(tmp_path):
     longer = replace(start.config, context_length=2048, memory=MemoryConfig())
     model = first_network(longer, start, seed=0)
     assert torch.equal(model.embed.weight, start.load("embed.weight", torch.float32))
+
+
+def test_a_new_network_loops_in_half_steps_and_new_parts_of_a_trained_one_in_small_ones(tmp_path):
+    config = routed_model().config
+    assert not first_network(config, None, seed=0).think.gate.bias.any()
+    start = open_checkpoint(save_tiny(tmp_path / "dense", num_layers=4))
+    parts = replace(start.config, fabric=config.fabric, think=config.think)
+    assert (first_network(parts, start, seed=0).think.gate.bias == -3).all()

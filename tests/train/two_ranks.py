@@ -54,7 +54,7 @@ def expert_bytes() -> int:
         dtype=torch.float32,
         parallel="expert",
         recompute=False,
-        compile_layers=False,
+        is_compiled=False,
     )
     trainee.learn(packed(dist.world().rank), progress=0.0)
     trainee.move(learning_rate=1e-3, norm=trainee.gradient_norm(total_weight=1.0))
