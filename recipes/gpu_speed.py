@@ -2,7 +2,7 @@
 
     heddle train gpu_speed --set fit.compile_layers=true
 
-Real shapes, random tokens: `metrics.jsonl` tells tokens a second and the share of the device's peak.
+Real shapes, random tokens: `metrics.jsonl` tells tokens a second and the share of the peak.
 """
 
 from collections.abc import Iterator

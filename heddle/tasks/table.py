@@ -7,6 +7,7 @@ from heddle.errors import ConfigError
 from heddle.tasks import (
     arithmetic,
     copying,
+    cups,
     jsonl,
     list_operations,
     modular_chain,
@@ -22,6 +23,7 @@ TASKS: dict[str, Task] = {
     "modular_chain": modular_chain.TASK,
     "s3_tracking": permutations.S3,
     "s5_tracking": permutations.S5,
+    "cups": cups.TASK,
     "list_operations": list_operations.TASK,
     "addition": arithmetic.ADDITION,
     "subtraction": arithmetic.SUBTRACTION,

@@ -50,6 +50,16 @@ def test_set_changes_shows_and_resets(talk):
     assert talk.sampling == {"temperature": 1.5}
 
 
+def test_set_think_takes_loops_or_auto(talk):
+    assert talk.obey("/set think 4") == "think is 4."
+    assert talk.sampling["think"] == {"loops": 4}
+    talk.obey("/set think auto")
+    assert talk.sampling["think"] == {"loops": "auto"}
+    for wrong in ("0", "many", "-1", "1.5", "99999"):
+        with pytest.raises(ConfigError, match="auto or a number of loops"):
+            talk.obey(f"/set think {wrong}")
+
+
 @pytest.mark.parametrize(
     "line", ["/nope", "/set colour red", "/set temperature warm", "/set top_k 1.5", "/save"]
 )

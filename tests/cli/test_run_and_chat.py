@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from heddle.cli.conversation import SETTINGS
+from tests.adaptive import save_adaptive
 from tests.serving import ROOT, serving
 
 ANSWER_TIMEOUT_S = 30
@@ -39,13 +41,22 @@ def test_run_as_json(server_url):
     assert found["model"] == "tiny" and found["timings"]["tokens_per_s"] > 0
 
 
+def test_run_passes_the_dials_on(tmp_path):
+    folder = save_adaptive(tmp_path / "model")
+    options = ["--threads", "1", "--max-tokens", "4", "--json"]
+    found = json.loads(heddle("run", str(folder), "Hello", "--think", "3", *options))
+    assert found["usage"]["compute"]["mean_loops"] == 3
+    steered = json.loads(heddle("run", str(folder), "Hello", "--alignment", "-1", *options))
+    assert steered["usage"]["compute"]["mean_loops"] == 1 and steered["text"] != found["text"]
+
+
 def test_chat_answers_a_pipe_line_by_line(server_url):
     shown = heddle(
         "chat", "--url", server_url, "--max-tokens", "4", input="Hello\n\n/set\n/quit\nMore\n"
     )
     lines = shown.splitlines()
     assert any(re.fullmatch(r"max_tokens +4", line) for line in lines)
-    assert lines[-1].startswith("seed"), "nothing is answered after /quit"
+    assert lines[-1].startswith(list(SETTINGS)[-1]), "nothing is answered after /quit"
 
 
 class Terminal:

@@ -56,6 +56,25 @@ def test_permutations(name, size):
         assert [label for _, label in example.labels] == firsts
 
 
+@pytest.mark.parametrize("length", [1, 12])
+def test_cups(length):
+    pairs = re.findall(r"(\d) (\d)", TASKS["cups"].instruction)
+    for example in examples("cups", length):
+        start, word = re.fullmatch(r"cup(\d)([a-l]+)=", example.prompt).groups()
+        cups = [str(place) == start for place in range(1, 6)]  # which hides the ball
+        places = []
+        for letter in word:
+            if letter in "kl":
+                cups = cups[1:] + cups[:1] if letter == "k" else cups[-1:] + cups[:-1]
+            else:
+                one, other = (int(place) - 1 for place in pairs["abcdefghij".index(letter)])
+                cups[one], cups[other] = cups[other], cups[one]
+            places.append(str(cups.index(True) + 1))
+        assert len(word) == length
+        assert example.answer == places[-1]
+        assert [label for _, label in example.labels] == places
+
+
 @pytest.mark.parametrize("depth", [1, 4, 12])
 def test_list_operations(depth):
     operations = {
