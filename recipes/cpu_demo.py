@@ -5,12 +5,12 @@
 
 One layer of the preset `nano`, looped, learns where a ball is after n moves of five cups. It finds
 that one move after the other: with as many loops as moves it answers right, with one it guesses.
-Sums and recall of pairs take one loop, and other clusters. In the end it is asked what no training
+Sums and recall of pairs, at one loop, give other clusters something to read; there are too few to
+learn them well. In the end it is asked what no training
 example has asked, at 1 to 32 loops: `runs/cpu_demo/report` has the picture and the numbers.
 
-What makes depth learnable so soon: a label at every move, short chains first, one loop a move, a
-state that is written like an input, and no layer outside the loop. Layers outside it do short
-chains without looping, and then nothing asks for loops (docs/training.md has the figures).
+What it builds on: a label at every move, short chains first, about one loop a move, a state that is
+written like an input. docs/training.md says which settings were tried without, and what happened.
 """
 
 from collections.abc import Iterator
@@ -179,7 +179,7 @@ def _packed(documents: list[Document]) -> TrainBatch:
 def demo_model() -> ModelConfig:
     """Return nano with one layer, which is the thinking block, and a third of its experts' widths.
 
-    Wider experts learn short chains by heart, and no loop.
+    With experts as wide as nano's the same run ends before the loop is learned.
     """
     assert NANO.think and NANO.fabric, "nano thinks, and has experts"
     return replace(

@@ -16,6 +16,7 @@ from heddle.bench.measure import Comparison, Contender, Measurement, Round, Timi
 from heddle.bench.worker import WorkerSettings, settings_argument
 from heddle.errors import EngineError
 
+BASE = "base"  # our own engine on the dense model under a delta
 SETTLE_S = (
     0.1  # thread pools spin for some milliseconds after their last work; let them fall asleep
 )
@@ -27,7 +28,7 @@ class Worker:
     def __init__(self, name: str, process: subprocess.Popen[str]):
         self.name = name
         self._process = process
-        self.contender = Contender(**self._read())
+        self.contender = Contender(**self._read())._replace(name=name)
 
     def generate(self, prompt: Sequence[int], num_new_tokens: int) -> Timing:
         """Continue `prompt` greedily; raises EngineError when the child has died."""
@@ -52,7 +53,8 @@ class Worker:
 @contextmanager
 def started(name: str, settings: WorkerSettings) -> Iterator[Worker]:
     """Start the worker of the engine `name`; it ends with the block."""
-    module = f"heddle.bench.worker_{name.replace('.', '_')}"
+    engine = "heddle" if name == BASE else name
+    module = f"heddle.bench.worker_{engine.replace('.', '_')}"
     command = [sys.executable, "-m", module, settings_argument(settings)]
     environment = {**os.environ, "TQDM_DISABLE": "1"}  # no progress bars of a peer between ours
     with subprocess.Popen(

@@ -24,8 +24,10 @@ PEER_PACKAGES = {  # what a peer's worker imports, and what to install for it
 }
 Model = Annotated[str, typer.Option(help=options.MODEL_HELP)]
 Peer = Annotated[
-    Literal["transformers", "llama.cpp", "none"],
-    typer.Option(help="Whom to measure beside us, on the same file."),
+    Literal["transformers", "llama.cpp", "base", "none"],
+    typer.Option(
+        help="Whom to measure beside us, on the same file; base: the model under a delta."
+    ),
 ]
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds; ours and the peer's alternate.")]
 PeerDtype = Annotated[
@@ -53,7 +55,7 @@ def comparison(name: str) -> Callable[..., None]:
         peer_dtype: PeerDtype = "float32",
         as_json: options.AsJson = False,
     ) -> None:
-        from heddle.bench.compare import compare
+        from heddle.bench.compare import BASE, compare
         from heddle.bench.environment import num_cores
         from heddle.bench.measure import MEASUREMENTS
         from heddle.bench.report import comparison_report
@@ -63,14 +65,16 @@ def comparison(name: str) -> Callable[..., None]:
 
         path, threads = fetched(model), threads or num_cores()
         check_peer(peer, path)
-        dtypes: dict[str, DType] = (
-            {"heddle": dtype} if peer == "none" else {"heddle": dtype, peer: peer_dtype}
-        )
+        files: dict[str, tuple[Path, DType]] = {"heddle": (path, dtype)}
+        if peer == BASE:
+            files[peer] = base_of(path), dtype
+        elif peer != "none":
+            files[peer] = path, peer_dtype
         contenders = {
             name: WorkerSettings(
-                path=str(path), threads=threads, context_length=2048, dtype=precision
+                path=str(file), threads=threads, context_length=2048, dtype=precision
             )
-            for name, precision in dtypes.items()
+            for name, (file, precision) in files.items()
         }
         measurements = MEASUREMENTS[name]
         with progress(name, rounds * len(measurements)) as step:
@@ -178,6 +182,17 @@ def check_peer(peer: str, path: Path) -> None:
         raise ConfigError(f"the peer {peer} is not installed: run `pip install {packages}`")
     if peer == "llama.cpp" and path.suffix != ".gguf":
         raise ConfigError(f"llama.cpp reads .gguf files only, and {path} is none")
+
+
+def base_of(path: Path) -> Path:
+    """Return where the dense model under a delta is."""
+    from heddle.weights.checkpoint import open_checkpoint
+    from heddle.weights.hub import resolve
+
+    base = open_checkpoint(path).base
+    if base is None:
+        raise ConfigError(f"{path} stands on no base: the peer base is for upcycled models")
+    return resolve(base.spec)
 
 
 @contextmanager

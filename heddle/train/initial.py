@@ -20,8 +20,8 @@ from heddle.weights.contents import Checkpoint
 # What ends a residual branch starts at zero, so that a fresh network is the identity around its
 # embeddings (ReZero, Bachlechner et al. 2020, arXiv:2003.04887; as modded-nanogpt does).
 ZERO = ("attention.out.weight", "ffn.down.weight", "experts.down")
-# Half steps from loop to loop: the small ones that spare a trained network's answers teach a new
-# network next to nothing.
+# Half steps from loop to loop. With the small ones that spare a trained network's answers (-3) a
+# new one learns to loop much later: docs/training.md, "The demonstration".
 GATE_BIAS = 0.0
 EMBEDDING_STD = 0.02  # GPT-2, Radford et al. 2019
 

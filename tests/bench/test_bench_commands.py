@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 
 from heddle.bench.load import draw_chats
 from heddle.cli.main import app
+from heddle.weights.delta import upcycle
 from tests.serving import ROOT
 
 
@@ -59,6 +60,21 @@ def test_startup(tiny_folder):
 
 
 @pytest.mark.skipif(find_spec("llama_cpp") is None, reason="needs llama-cpp-python")
+def test_an_upcycled_model_beside_its_base_writes_the_same(tiny_folder, tmp_path):
+    upcycle(str(tiny_folder), tmp_path / "delta")
+    model = str(tmp_path / "delta")
+    found = bench("decode", "--model", model, "--peer", "base", "--rounds", "1")
+    assert found["peer_name"] == "base" and found["ratio"] > 0
+    assert found["same_tokens"] == 1.0
+
+
+def test_the_peer_base_is_for_upcycled_models(tiny_folder):
+    arguments = ["bench", "decode", "--model", str(tiny_folder), "--peer", "base"]
+    failed = CliRunner().invoke(app, arguments)
+    assert failed.exit_code == 1
+    assert "stands on no base: the peer base is for upcycled models" in failed.stderr
+
+
 def test_llama_cpp_needs_a_gguf_file(tiny_folder):
     arguments = ["bench", "decode", "--model", str(tiny_folder), "--peer", "llama.cpp"]
     failed = CliRunner().invoke(app, arguments)

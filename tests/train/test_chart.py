@@ -18,7 +18,7 @@ def lines(**changes) -> Lines:
     return Lines(**(fields | changes))
 
 
-def places(panel: Lines) -> list[list[tuple[float, float]]]:
+def places(panel: Lines) -> list[list[tuple[float, ...]]]:
     return [
         [tuple(map(float, point.split(","))) for point in line.attrib["points"].split()]
         for line in elements(panel, "polyline")
@@ -52,7 +52,7 @@ def test_lines_that_end_together_have_names_apart():
 
 def test_a_table_is_darker_where_a_share_is_larger():
     panel = Shares(title="t", columns=("a", "b"), rows={"one": (0.9, 0.1), "two": (0.2, 0.8)})
-    said = [text.text for text in elements(panel, "text")]
+    said = [text.text or "" for text in elements(panel, "text")]
     assert [word for word in said if word.endswith("%")] == ["90%", "10%", "20%", "80%"]
     darkness = [float(cell.attrib["fill-opacity"]) for cell in elements(panel, "rect")]
     assert sorted(darkness, reverse=True) == [darkness[i] for i in (0, 3, 2, 1)]

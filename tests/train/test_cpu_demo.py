@@ -32,6 +32,7 @@ def run() -> Run:
 
 def first_batches(run: Run, count: int):
     stage = run.objective.stage(None)
+    assert stage.tokenizer
     stream = stage.batches(None, rank=0, num_ranks=1)
     return [next(stream)[0] for _ in range(count)], Tokenizer(stage.tokenizer)
 

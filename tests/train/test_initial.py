@@ -70,7 +70,7 @@ def test_a_start_of_another_kind_of_network_is_refused(tmp_path):
 
 def test_a_new_network_loops_in_half_steps_and_new_parts_of_a_trained_one_in_small_ones(tmp_path):
     config = routed_model().config
-    assert not first_network(config, None, seed=0).think.gate.bias.any()
+    assert not first_network(config, None, seed=0).get_parameter("think.gate.bias").any()
     start = open_checkpoint(save_tiny(tmp_path / "dense", num_layers=4))
     parts = replace(start.config, fabric=config.fabric, think=config.think)
-    assert (first_network(parts, start, seed=0).think.gate.bias == -3).all()
+    assert (first_network(parts, start, seed=0).get_parameter("think.gate.bias") == -3).all()
