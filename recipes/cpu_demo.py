@@ -6,8 +6,8 @@
 One layer of the preset `nano`, looped, learns where a ball is after n moves of five cups. It finds
 that one move after the other: with as many loops as moves it answers right, with one it guesses.
 Sums and recall of pairs, at one loop, give other clusters something to read; there are too few to
-learn them well. In the end it is asked what no training
-example has asked, at 1 to 32 loops: `runs/cpu_demo/report` has the picture and the numbers.
+learn them well. In the end it is asked what no training example has asked, at 1 to 32 loops:
+`runs/cpu_demo/report` has the picture and the numbers.
 
 What it builds on: a label at every move, short chains first, about one loop a move, a state that is
 written like an input. docs/training.md says which settings were tried without, and what happened.
