@@ -22,6 +22,7 @@ def save_adaptive(folder: Path) -> Path:
         # A special token whose row of the head is zero is never the likely one.
         model.embed.weight[: len(SPECIAL)] = 0
         model.gate.clusters.weight.normal_(0, 0.3)
+        model.think.read.weight.normal_(0, 0.5)
     state = model.state_dict()
     del state["head.weight"]
     tensors = {name: [tensor] for name, tensor in state.items()}

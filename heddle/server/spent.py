@@ -49,9 +49,10 @@ class Spent:
 
 
 class Routing:
-    """The `routing` of one answer, in pieces: the texts of its tokens joined are all it wrote.
+    """The `routing` of one answer, in pieces: the texts of its tokens joined are what it wrote.
 
-    A token that ends inside a character has no text; the one that completes it has all of it.
+    A token that ends inside a character has no text; the one that completes it has all of it. Only
+    a character that the answer's end cuts through is in no token.
     """
 
     def __init__(self, tokenizer: Tokenizer, clusters: tuple[str, ...]):

@@ -59,7 +59,6 @@ def test_startup(tiny_folder):
     assert 0 < found["ours"] <= found["first_answer_s"]
 
 
-@pytest.mark.skipif(find_spec("llama_cpp") is None, reason="needs llama-cpp-python")
 def test_an_upcycled_model_beside_its_base_writes_the_same(tiny_folder, tmp_path):
     upcycle(str(tiny_folder), tmp_path / "delta")
     model = str(tmp_path / "delta")
@@ -75,6 +74,7 @@ def test_the_peer_base_is_for_upcycled_models(tiny_folder):
     assert "stands on no base: the peer base is for upcycled models" in failed.stderr
 
 
+@pytest.mark.skipif(find_spec("llama_cpp") is None, reason="needs llama-cpp-python")
 def test_llama_cpp_needs_a_gguf_file(tiny_folder):
     arguments = ["bench", "decode", "--model", str(tiny_folder), "--peer", "llama.cpp"]
     failed = CliRunner().invoke(app, arguments)

@@ -106,7 +106,8 @@ def test_routing_tells_of_each_token_and_streams_the_same(api, path):
     for index, choice in enumerate(whole["choices"]):
         told = choice["routing"]
         text = choice["message"]["content"] if "chat" in path else choice["text"][len("Hello") :]
-        assert "".join(entry["token"] for entry in told) == text and len(told) == 12
+        joined = "".join(entry["token"] for entry in told)
+        assert text in (joined, f"{joined}\N{REPLACEMENT CHARACTER}") and len(told) == 12
         assert all(list(entry["clusters"]) == CLUSTERS for entry in told)
         pieces = [each for chunk in chunks for each in chunk["choices"] if each["index"] == index]
         assert [entry for piece in pieces for entry in piece["routing"]] == told

@@ -165,7 +165,7 @@ def test_after_step_gets_metrics_of_any_shape_averaged_over_the_step(tmp_path):
     torch.testing.assert_close(
         torch.stack(given), torch.tensor([1.5, 5.5]).view(2, 1, 1).expand(2, 2, 3).double()
     )
-    assert "load" not in figures(run)[0]
+    assert [line["load"] for line in figures(run)] == [[[1.5] * 3] * 2, [[5.5] * 3] * 2]
 
 
 @pytest.mark.parametrize("fields", [{"num_steps": 0}, {"max_seconds": -1}, {"max_skipped": 0}])

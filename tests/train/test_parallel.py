@@ -1,4 +1,4 @@
-"""Two gloo ranks against one process: same global batch, float32 equal to 1e-5 after three steps.
+"""Two gloo ranks against one process: same global batch, float32 equal to 3e-5 after three steps.
 
 The network has experts and loops; ranks have unequal tokens and loops in every micro-batch.
 """
@@ -58,8 +58,8 @@ def whole(folder: Path) -> Tensors:
 
 
 def assert_close(ours: Tensors, theirs: Tensors) -> None:
-    torch.testing.assert_close(ours.model, theirs.model, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(ours.optimiser, theirs.optimiser, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.model, theirs.model, atol=3e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.optimiser, theirs.optimiser, atol=3e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
