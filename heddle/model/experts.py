@@ -48,9 +48,11 @@ def mixed(
         return mixed_columns(x_TD, by_column(weight_TE, widths), gate_FD, up_FD, down_DF)
     expert_N, row_N = weight_TE.t().nonzero().unbind(1)
     counts = torch.bincount(expert_N, minlength=len(widths)).tolist()
+    # Indexing by two tensors would sum gradients in an order that changes from run to run.
+    weight_N = weight_TE.flatten().index_select(0, row_N * len(widths) + expert_N)
     pieces = zip(
-        x_TD[row_N].split(counts),
-        weight_TE[row_N, expert_N][:, None].split(counts),
+        x_TD.index_select(0, row_N).split(counts),
+        weight_N[:, None].split(counts),
         gate_FD.split(widths),
         up_FD.split(widths),
         down_DF.split(widths, dim=1),

@@ -30,7 +30,7 @@ class Routing(NamedTuple):
 
     def rows(self, rows: Tensor) -> "Routing":
         """Return the routing of some tokens."""
-        return Routing(*(part[rows] for part in self))
+        return Routing(*(part.index_select(0, rows) for part in self))
 
 
 class Choice(NamedTuple):

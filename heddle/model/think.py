@@ -75,9 +75,10 @@ class Think(nn.Module):
             rows = (thinks_T & (depth.max_T >= loop)).nonzero()[:, 0]
             if self.agree(len(rows)) == 0:
                 break
-            before_ND = h_TD[rows]
+            before_ND = h_TD.index_select(0, rows)
             with _gradients(deepest - loop, depth):
-                h_ND, more = self._loop(before_ND, x_TD[rows], layers, context.again(loop, rows))
+                entered_ND = x_TD.index_select(0, rows)
+                h_ND, more = self._loop(before_ND, entered_ND, layers, context.again(loop, rows))
             before_TD = before_TD.index_copy(0, rows, before_ND)
             h_TD = h_TD.index_copy(0, rows, h_ND)
             if len(rows):  # none where this process only keeps step with others

@@ -9,6 +9,7 @@ and a run that is killed and resumed goes on bit for bit.
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -129,6 +130,7 @@ def fit(
     stopped = None
     with (
         dist.lost_process_is_an_error(),
+        _repeatable(trainee.device),
         Interruption() as interruption,
         Journal(
             folder,
@@ -162,6 +164,19 @@ def fit(
                     Record(step=step, cursor=cursor, configuration=configuration, metrics=figures),
                 )
     return Result(rank, step, stopped, figures)
+
+
+@contextmanager
+def _repeatable(device: torch.device) -> Iterator[None]:
+    """On a CPU, let nothing be summed in an order that changes from run to run."""
+    before = torch.are_deterministic_algorithms_enabled()
+    # Nothing reads such memory.
+    setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010 (untyped)
+    torch.use_deterministic_algorithms(before or device.type == "cpu")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def _trainee(

@@ -47,7 +47,7 @@ def token_loss(
     weight_N = weight_T[rows].float()
     # A sum over nothing still depends on the states, so that no scored token means gradient 0.
     total = sum_by_chunk(
-        sums, hidden_TD[rows], target_T[rows], weight_N, chunk_tokens=chunk_tokens
+        sums, hidden_TD.index_select(0, rows), target_T[rows], weight_N, chunk_tokens=chunk_tokens
     ) + hidden_TD[:1].float().sum().mul(0)
     return TokenLoss(total[0], total[1], weight_N.sum())
 

@@ -2,13 +2,18 @@
 
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
 from heddle.train.depth import DepthSchedule
+from heddle.train.overrides import override
+from heddle.train.run import load_recipe
 from tests.train.routed import routed_run
-from tests.train.small import assert_same_bits, newest, train
+from tests.train.small import RECIPE, assert_same_bits, newest, train
 
+SHORT = ("fit.num_steps=4", "optimiser.schedule.decay_steps=0", "optimiser.schedule.warmup_steps=0")
 PER_SEQUENCE = DepthSchedule(per="sequence", first_mean=2.0, last_mean=3.0, backprop_loops=0)
 
 
@@ -37,3 +42,19 @@ def test_recompute_changes_nothing(tmp_path):
     train(routed_run(tmp_path / "kept"))
     train(routed_run(tmp_path / "again", recompute=True))
     assert_same_bits(newest(tmp_path / "kept"), newest(tmp_path / "again"))
+
+
+def test_a_run_on_two_threads_is_the_same_every_time(tmp_path):
+    """Gradients that tokens share are summed in one order, however threads are scheduled."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run = load_recipe(str(Path(RECIPE).with_name("distill_nano.py")))
+        runs = [override(run, [*SHORT, f"folder={tmp_path / name}"]) for name in "abc"]
+        for run in runs:
+            train(run)
+    finally:
+        torch.set_num_threads(num_threads)
+    first, *others = (newest(run.folder) for run in runs)
+    for other in others:
+        assert_same_bits(first, other)
