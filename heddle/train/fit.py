@@ -143,8 +143,7 @@ def fit(
         clock.start()
         while step < config.num_steps and stopped is None:
             losses, cursor = _learn(trainee, stream, step, config)
-            late = clock.is_nearly_up(saves.seconds)
-            wishes = Wishes(interruption.is_wanted, late, saves.is_due())
+            wishes = _wishes(interruption, clock, saves)
             totals = _total(losses, wishes, trainee.device)
             rate = optimiser.rate(step, num_steps=config.num_steps)
             norm = _move(trainee, totals, learning_rate=rate)
@@ -200,6 +199,11 @@ def _trainee(
         recompute=config.recompute,
         is_compiled=config.compile_layers,
     )
+
+
+def _wishes(interruption: Interruption, clock: Clock, saves: Saves) -> Wishes:
+    is_late = clock.is_nearly_up(saves.seconds)
+    return Wishes(interruption.is_wanted, is_late, saves.is_due())
 
 
 def _reason_to_stop(wishes: Wishes) -> str | None:
