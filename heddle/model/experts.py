@@ -19,7 +19,9 @@ class Experts(nn.Module):
         super().__init__()
         self.router = Router(fabric, width=width)
         self.widths = [expert.width for expert in fabric.experts]
-        gate_up_2FD = torch.empty(2, sum(self.widths), width).uniform_(-1, 1) / width**0.5
+        # Scaled by the draw: on the meta device a division costs seconds of imports.
+        bound = width**-0.5
+        gate_up_2FD = torch.empty(2, sum(self.widths), width).uniform_(-bound, bound)
         self.gate, self.up = (nn.Parameter(weight_FD.clone()) for weight_FD in gate_up_2FD)
         self.down = nn.Parameter(torch.zeros(width, sum(self.widths)))
 
