@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from heddle.model.experts import Experts
+from heddle.model.experts import Experts, dispatched
 from heddle.model.router import Choice, Routing
 
 
@@ -45,8 +45,10 @@ class ServedExperts(nn.Module):
     ) -> tuple[Tensor, Choice]:
         """See `Experts.forward`."""
         choice = self.router(x_TD, routing, replayed_TE)
-        mix = self._mix_one if len(x_TD) == 1 else self._mix
-        return mix(x_TD, choice.weight_TE.to(x_TD.dtype)), choice
+        weight_TE = choice.weight_TE.to(x_TD.dtype)
+        if len(x_TD) == 1:
+            return self._mix_one(x_TD, weight_TE), choice
+        return dispatched(x_TD, weight_TE, [expert.mix for expert in self._experts]), choice
 
     def _mix_one(self, x_1D: Tensor, weight_1E: Tensor) -> Tensor:
         """Mix for a single row, with as few calls as can be: they take longer than the work."""
@@ -55,16 +57,3 @@ class ServedExperts(nn.Module):
             if weight and len(expert.gate_up_FD):
                 mix_1D = mix_1D + expert.mix(x_1D, weight)
         return mix_1D
-
-    def _mix(self, x_TD: Tensor, weight_TE: Tensor) -> Tensor:
-        expert_N, row_N = weight_TE.t().nonzero().unbind(1)
-        counts = torch.bincount(expert_N, minlength=len(self._experts)).tolist()
-        weight_N1 = weight_TE[row_N, expert_N][:, None]
-        mixes = [
-            expert.mix(x_nD, weight_n1)
-            for expert, x_nD, weight_n1 in zip(
-                self._experts, x_TD[row_N].split(counts), weight_N1.split(counts), strict=True
-            )
-            if len(x_nD)
-        ]
-        return torch.zeros_like(x_TD).index_add_(0, row_N, torch.cat(mixes))

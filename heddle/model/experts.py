@@ -4,6 +4,9 @@ Experts lie side by side: one is a slice, all of them are one wide product. Outp
 zero: a network that is given experts stays what it was.
 """
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
@@ -48,19 +51,31 @@ def mixed(
     gate_FD, up_FD, down_DF = columns
     if x_TD.is_cuda:
         return mixed_columns(x_TD, by_column(weight_TE, widths), gate_FD, up_FD, down_DF)
+    each = zip(
+        gate_FD.split(widths), up_FD.split(widths), down_DF.split(widths, dim=1), strict=True
+    )
+    return dispatched(
+        x_TD,
+        weight_TE,
+        [partial(mixed_columns, gate_FD=gate, up_FD=up, down_DF=down) for gate, up, down in each],
+    )
+
+
+def dispatched(
+    x_TD: Tensor, weight_TE: Tensor, experts: Sequence[Callable[[Tensor, Tensor], Tensor]]
+) -> Tensor:
+    """Give each expert its own tokens (n, D) and their weights (n, 1); add up what they return."""
     expert_N, row_N = weight_TE.t().nonzero().unbind(1)
-    counts = torch.bincount(expert_N, minlength=len(widths)).tolist()
+    counts = torch.bincount(expert_N, minlength=len(experts)).tolist()
     # Indexing by two tensors would sum gradients in an order that changes from run to run.
-    weight_N = weight_TE.flatten().index_select(0, row_N * len(widths) + expert_N)
+    weight_N = weight_TE.flatten().index_select(0, row_N * len(experts) + expert_N)
     pieces = zip(
+        experts,
         x_TD.index_select(0, row_N).split(counts),
         weight_N[:, None].split(counts),
-        gate_FD.split(widths),
-        up_FD.split(widths),
-        down_DF.split(widths, dim=1),
         strict=True,
     )
-    mine = [mixed_columns(*piece) for piece, num in zip(pieces, counts, strict=True) if num]
+    mine = [expert(x_nD, weight_n1) for expert, x_nD, weight_n1 in pieces if len(x_nD)]
     if not mine:  # there is no token
         return torch.zeros_like(x_TD)
     return torch.zeros_like(x_TD).index_add(0, row_N, torch.cat(mine))
