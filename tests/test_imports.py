@@ -18,11 +18,13 @@ ALLOWED = {
     "weights": OPEN | {"model", "kernels"},
     "engine": OPEN | {"model", "weights", "kernels"},
     "server": OPEN | {"engine", "text"},
-    "tasks": OPEN | {"text"},
+    "sandbox": OPEN,
+    "tasks": OPEN | {"text", "sandbox"},
+    "evals": OPEN | {"tasks", "client", "text"},
     "train": OPEN | {"weights", "model", "kernels", "tasks", "text"},
 }
 ANYTHING = {"cli", "bench", "__init__", "__main__"}
-NO_TORCH = {"text", "client", "tasks", "errors", "config"}
+NO_TORCH = {"text", "client", "sandbox", "tasks", "evals", "errors", "config"}
 # Extras, imported where they are used, so that they may be missing.
 OPTIONAL = {"huggingface_hub", "reasoning_gym", "zstandard", "tensorboard"}
 

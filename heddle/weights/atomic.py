@@ -1,6 +1,6 @@
-"""Folders that appear whole or not at all: written beside their place, synchronised, then renamed.
+"""Folders and texts that appear whole or not at all: written aside, synchronised, then renamed.
 
-Used wherever a folder is written.
+Used wherever a folder is written, and for reports.
 """
 
 import os
@@ -42,6 +42,20 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise storage_error(target, error) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Put a text file in the place of what was there. Raises StorageError when it cannot."""
+    unfinished = path.with_name(f".{path.name}~{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(text, encoding="utf-8")
+        _synchronise(unfinished)
+        unfinished.replace(path)
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
