@@ -6,9 +6,8 @@ import torch
 
 from heddle.model.batch import Depth, Packed, Trace
 from heddle.model.config import ModelConfig
-from heddle.model.cost import expert_channels, forward_flops
+from heddle.model.cost import expert_channels, forward_flops, keys_attended
 from heddle.train.data.pack import TrainBatch
-from heddle.train.metrics import training_flops
 
 
 def packed_batch(batch: TrainBatch, depth: Depth | None = None) -> Packed:
@@ -33,20 +32,24 @@ def batch_flops(
 ) -> float:
     """Return the work of a forward over a batch, and of a backward unless there is none.
 
-    What truncated backpropagation and frozen parameters save is not taken off.
+    A backward pass does twice the work of its forward (PaLM, Chowdhery et al. 2022,
+    arXiv:2204.02311, appendix B). What truncated backpropagation and frozen parameters save is not
+    taken off.
     """
-    count = training_flops if backward else forward_flops
-    lengths = [end - start for start, end in pairwise(batch.bounds_S1)]
     num_again = channels = torch.zeros((), device=batch.token_T.device)
     if trace.loops_T is not None:
         num_again = (trace.loops_T - 1).sum()
     if trace.choices:
         channels = expert_channels(config, trace.choices)
     again, used = torch.stack([num_again.double(), channels.double()]).tolist()  # waits once
-    return count(
+    forward = forward_flops(
         config,
         num_tokens=len(batch.token_T),
-        num_attended=sum(length * (length + 1) / 2 for length in lengths),
+        num_attended=sum(
+            keys_attended(config, first=0, num=end - start)
+            for start, end in pairwise(batch.bounds_S1)
+        ),
         num_again=again,
         expert_channels=used,
     )
+    return 3 * forward if backward else forward

@@ -1,36 +1,14 @@
-"""How much work a training step is, and how much of the machine that uses. Called by stages, `fit`.
+"""What a machine could compute, which model FLOPs utilisation is a share of. Called by `fit`.
 
-A backward pass does twice the work of its forward (PaLM, Chowdhery et al. 2022, arXiv:2204.02311,
-appendix B); `model/cost.py` counts that, with what each token attends to and thinks. Model FLOPs
-utilisation is the rate of it over the machine's peak. What `recompute` repeats is not useful work:
-it is left out of MFU; the hardware does up to 4/3 as much.
+What `recompute` repeats is not useful work: it is left out of MFU; the hardware does up to 4/3 as
+much.
 """
 
 import time
 
 import torch
 
-from heddle.model.config import ModelConfig
-from heddle.model.cost import forward_flops
 from heddle.model.devices import DEVICES
-
-
-def training_flops(
-    config: ModelConfig,
-    *,
-    num_tokens: float,
-    num_attended: float,
-    num_again: float = 0.0,
-    expert_channels: float = 0.0,
-) -> float:
-    """Return the work of one forward and backward; the arguments are those of `forward_flops`."""
-    return 3 * forward_flops(
-        config,
-        num_tokens=num_tokens,
-        num_attended=num_attended,
-        num_again=num_again,
-        expert_channels=expert_channels,
-    )
 
 
 def peak_flops(device: torch.device) -> float | None:
