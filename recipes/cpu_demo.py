@@ -13,9 +13,8 @@ What it builds on: a label at every move, short chains first, about one loop a m
 written like an input. docs/training.md says which settings were tried without, and what happened.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import count
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +27,7 @@ from heddle.tasks.table import TASKS
 from heddle.tasks.task import Split
 from heddle.text.tokenizer import Tokenizer
 from heddle.train.data.document import Document, cluster_number, encode_example
+from heddle.train.data.numbered import numbered_batches
 from heddle.train.data.pack import TrainBatch
 from heddle.train.data.vocabulary import BYTES_ONLY, END_TOKEN, train_tokenizer
 from heddle.train.fit import FitConfig
@@ -39,7 +39,7 @@ from heddle.train.report import by_loops, cluster_shares, loss_curve, write
 from heddle.train.run import Run
 from heddle.train.saving import SavingConfig
 from heddle.train.schedule import Schedule
-from heddle.train.stage import Cursor, Stage
+from heddle.train.stage import Stage
 from heddle.weights.checkpoint import Checkpoint, open_checkpoint
 
 DEEP = "cups"
@@ -73,8 +73,12 @@ class Cups:
     def stage(self, start: Checkpoint | None) -> Stage:
         """Return the stage, with a tokenizer of one token a byte."""
         tokenizer = Tokenizer(train_tokenizer([]))
+        data = {
+            name: getattr(self, name)
+            for name in ("longest", "num_ramp", "microbatch_tokens", "shallow_every", "seed")
+        }
         stage = pretrain(
-            lambda cursor, *, rank, num_ranks: self._batches(tokenizer, cursor, rank, num_ranks),
+            numbered_batches(partial(self._batch, tokenizer, "train"), data),
             validation=lambda: (
                 self._batch(tokenizer, "validation", number) for number in range(self.shallow_every)
             ),
@@ -118,14 +122,6 @@ class Cups:
             shares=cluster_shares(model, tokenizer, asked, num_examples=self.num_tested),
             losses={"training": loss_curve(folder, "cross_entropy")},
         )
-
-    def _batches(
-        self, tokenizer: Tokenizer, cursor: Cursor | None, rank: int, num_ranks: int
-    ) -> Iterator[tuple[TrainBatch, Cursor]]:
-        start = cursor["num_batches"] if cursor else 0
-        for number in count(start, num_ranks):
-            batch = self._batch(tokenizer, "train", number + rank)
-            yield batch, {"num_batches": number + num_ranks}
 
     def _batch(self, tokenizer: Tokenizer, split: Split, number: int) -> TrainBatch:
         """Return examples of one task and difficulty, which follow from split and number."""

@@ -5,9 +5,7 @@
 Real shapes, random tokens: `metrics.jsonl` tells tokens a second and the share of the peak.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ import torch
 
 from heddle.model.presets import find_preset
 from heddle.train.data.document import IGNORED
+from heddle.train.data.numbered import numbered_batches
 from heddle.train.data.pack import TrainBatch
 from heddle.train.depth import DepthSchedule
 from heddle.train.fit import FitConfig
@@ -22,8 +21,10 @@ from heddle.train.optim import OptimiserConfig
 from heddle.train.pretrain import pretrain
 from heddle.train.run import Run
 from heddle.train.saving import SavingConfig
-from heddle.train.stage import Cursor, Stage
+from heddle.train.stage import Stage
 from heddle.weights.contents import Checkpoint
+
+MODEL = find_preset("small-135m")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,24 +33,17 @@ class RandomTokens:
 
     sequences: int = 16
     sequence_tokens: int = 1024
-    vocab_size: int = 49152
     depth: DepthSchedule = DepthSchedule(kind="fixed", last_mean=2.0)
 
     def stage(self, start: Checkpoint | None) -> Stage:
         """Return the stage of predicting them."""
-        return pretrain(self._batches, depth=self.depth.depth)
-
-    def _batches(
-        self, cursor: Cursor | None, *, rank: int, num_ranks: int
-    ) -> Iterator[tuple[TrainBatch, Cursor]]:
-        start = cursor["num_batches"] if cursor else 0
-        for number in count(start, num_ranks):
-            yield self._batch(number + rank), {"num_batches": number + num_ranks}
+        batches = numbered_batches(self._batch, {"shape": [self.sequences, self.sequence_tokens]})
+        return pretrain(batches, depth=self.depth.depth)
 
     def _batch(self, number: int) -> TrainBatch:
         shape = (self.sequences, self.sequence_tokens)
         random = np.random.default_rng(number)
-        token_SL = torch.from_numpy(random.integers(self.vocab_size, size=shape))
+        token_SL = torch.from_numpy(random.integers(MODEL.vocab_size, size=shape))
         target_SL = token_SL.roll(-1, dims=1)
         target_SL[:, -1] = IGNORED
         num_tokens = token_SL.numel()
@@ -68,7 +62,7 @@ def gpu_speed() -> Run:
     """A hundred steps of 16,384 tokens at two loops."""
     return Run(
         folder=Path("runs/gpu_speed"),
-        model=find_preset("small-135m"),
+        model=MODEL,
         objective=RandomTokens(),
         optimiser=OptimiserConfig(),
         fit=FitConfig(num_steps=100, max_seconds=240, saving=SavingConfig(every_steps=0, keep=1)),

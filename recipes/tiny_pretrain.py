@@ -3,9 +3,8 @@
 Each document is a random passage and the same passage once more; only the second can be predicted.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +12,14 @@ import torch
 
 from heddle.model.config import ModelConfig
 from heddle.train.data.document import IGNORED, NO_CLUSTER
+from heddle.train.data.numbered import numbered_batches
 from heddle.train.data.pack import TrainBatch
 from heddle.train.fit import FitConfig
 from heddle.train.optim import OptimiserConfig
 from heddle.train.pretrain import pretrain
 from heddle.train.run import Run
 from heddle.train.schedule import Schedule
-from heddle.train.stage import Cursor, Stage
+from heddle.train.stage import Stage
 from heddle.weights.checkpoint import Checkpoint
 
 VOCAB_SIZE = 64
@@ -36,18 +36,12 @@ class Repetition:
 
     def stage(self, start: Checkpoint | None) -> Stage:
         """Return the stage of predicting what has been said before."""
+        data = {name: getattr(self, name) for name in ("passage_tokens", "num_documents", "seed")}
         return pretrain(
-            self._batches,
+            numbered_batches(partial(self._batch, 0), data),
             validation=lambda: (self._batch(1, number) for number in range(2)),
             z_loss=self.z_loss,
         )
-
-    def _batches(
-        self, cursor: Cursor | None, *, rank: int, num_ranks: int
-    ) -> Iterator[tuple[TrainBatch, Cursor]]:
-        start = cursor["num_batches"] if cursor else 0
-        for number in count(start, num_ranks):
-            yield self._batch(0, number + rank), {"num_batches": number + num_ranks}
 
     def _batch(self, split: int, number: int) -> TrainBatch:
         random = np.random.default_rng((self.seed, split, number))
