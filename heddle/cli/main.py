@@ -13,6 +13,7 @@ from heddle.cli import (
     keys,
     models,
     plan,
+    prepare,
     run,
     serve,
     train,
@@ -63,6 +64,7 @@ app.command("pull")(models.pull)
 app.command("models")(models.models)
 app.command("upcycle")(upcycle.upcycle)
 app.command("plan")(plan.plan)
+app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
 app.command("distill")(distill.distill)
 app.command("export")(export.export)
