@@ -7,16 +7,14 @@ for the one at port 8000; `<!-- run, prints TEXT -->` wants TEXT in what it prin
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from typer.main import get_command
 
-from heddle.cli.main import app
+from tests.commands import check_command, check_heddle, split_commands
 from tests.serving import ROOT, serving
 
 BLOCK = re.compile(
@@ -42,48 +40,13 @@ BLOCKS = [
 ]
 
 
-def commands(code: str) -> list[list[str]]:
-    """Split a shell block into commands of words; a quoted string may hold line ends."""
-    found, pending = [], ""
-    for line in code.splitlines():
-        pending += line + "\n"
-        if pending.endswith("\\\n"):
-            pending = pending.removesuffix("\\\n") + " "
-            continue
-        try:
-            words = shlex.split(pending, comments=True)
-        except ValueError:  # a quotation goes on in the next line
-            continue
-        found += [words] if words else []
-        pending = ""
-    assert not pending, f"the block ends inside a quotation: {pending}"
-    return found
-
-
-def check_heddle(arguments: list[str]) -> None:
-    """Parse a `heddle` command as the command line would, without running it."""
-    command = get_command(app)
-    while hasattr(command, "commands"):
-        assert arguments, f"{command.name} needs a subcommand"
-        name, *arguments = arguments
-        assert name in command.commands, f"there is no heddle command {name!r}"
-        command = command.commands[name]
-    command.make_context(command.name, arguments)
-
-
 @pytest.mark.parametrize(
     "words",
-    [words for block in BLOCKS if block.language == "sh" for words in commands(block.code)],
+    [words for block in BLOCKS if block.language == "sh" for words in split_commands(block.code)],
     ids=shlex.join,
 )
 def test_commands_exist(words):
-    program = Path(words[0]).name
-    if program == "heddle":
-        check_heddle(words[1:])
-    elif program == "make":
-        subprocess.run(["make", "--dry-run", *words[1:]], cwd=ROOT, check=True, capture_output=True)
-    else:
-        assert shutil.which(program), f"{program} is not installed"
+    check_command(words)
 
 
 @pytest.mark.parametrize("code", [block.code for block in BLOCKS if block.language == "python"])
