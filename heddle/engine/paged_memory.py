@@ -12,6 +12,7 @@ from torch import Tensor
 
 from heddle.engine.pages import Pages
 from heddle.model.memory import additive, attention, running_mean, with_own_block
+from heddle.model.paging import choose_pages
 from heddle.model.slots import Pooler
 
 
@@ -56,7 +57,8 @@ class _Run(NamedTuple):
 
     `places` are the cache's places of the L tokens read exactly, a slice when pages are neighbours,
     and `position_L` theirs in the sequence; `first` is that of the run's first row. `slot_pages`
-    are the summarised blocks' by tier, none if there are no slots to see.
+    are the summarised blocks' by tier, none if there are no slots to see; `block_M` are the blocks
+    of their M slots.
     """
 
     segment: Segment
@@ -66,6 +68,7 @@ class _Run(NamedTuple):
     places: slice | Tensor
     position_L: Tensor
     slot_pages: list[Tensor]
+    block_M: Tensor
 
 
 class PagedMemory:
@@ -95,15 +98,19 @@ class PagedMemory:
             self._summarise(layer, pooler)
         out_THC = torch.empty_like(q_THC)
         for run, causal_TL in zip(self._runs, self._causal, strict=True):
-            k_LKC, v_LKC, bias_M = self._read(layer, run)
-            if bias_M is not None:
-                causal_TL = _with_slots(run, bias_M, torch.arange(run.end - run.start) + run.first)
+            q_NHC = q_THC[run.start : run.end]
+            if run.slot_pages:
+                position_N = torch.arange(run.end - run.start) + run.first
+                k_LKC, v_LKC, mask_NL = self._read_slots(layer, run, q_NHC, position_N)
+            else:
+                k_LKC, v_LKC = self._read(layer, run.places)
+                mask_NL = causal_TL
             out_THC[run.start : run.end] = attention(
-                q_THC[None, run.start : run.end],
+                q_NHC[None],
                 k_LKC[None],
                 v_LKC[None],
-                mask=causal_TL,
-                is_causal=causal_TL is None and run.first == 0,
+                mask=mask_NL,
+                is_causal=mask_NL is None and run.first == 0,
             )[0]
         return out_THC
 
@@ -129,12 +136,11 @@ class PagedMemory:
                 continue
             mine = own[run.segment.start]
             position_N = rows[low:high] - run.start + run.first
-            k_LKC, v_LKC, bias_M = self._read(layer, run)
-            first_NL = (
-                run.position_L <= position_N[:, None]
-                if bias_M is None
-                else _with_slots(run, bias_M, position_N)
-            )
+            if run.slot_pages:
+                k_LKC, v_LKC, first_NL = self._read_slots(layer, run, q_NHC[low:high], position_N)
+            else:
+                k_LKC, v_LKC = self._read(layer, run.places)
+                first_NL = run.position_L <= position_N[:, None]
             out_NHC[low:high] = attention(
                 q_NHC[None, low:high],
                 torch.cat([k_LKC, mine.k_NKC])[None],
@@ -179,7 +185,8 @@ class PagedMemory:
         """Make the run of positions `first` to `end`, which reads exactly from a block on."""
         memory, size = self._pages.memory, self._pages.page_tokens
         position_L = torch.arange(near_block * size, end)
-        slot_pages = []
+        slot_pages: list[Tensor] = []
+        block_M = torch.empty(0, dtype=torch.long)
         here = segment.pages[near_block : -(-end // size)]
         places: slice | Tensor
         if memory is not None and near_block > 0:
@@ -189,12 +196,19 @@ class PagedMemory:
             slot_pages = [
                 torch.tensor(segment.pages[low:high], dtype=torch.long) for low, high in ranges
             ]
+            block_M = torch.cat(
+                [
+                    torch.arange(low, high).repeat_interleave(size // tier.ratio)
+                    for tier, (low, high) in zip(memory.tiers, ranges, strict=True)
+                ]
+            )
         elif here == list(range(here[0], here[0] + len(here))):
             places = slice(here[0] * size, here[0] * size + end)
         else:
             places = self._places(segment.pages, position_L)
         offset = segment.start - segment.num_past
-        return _Run(segment, first + offset, end + offset, first, places, position_L, slot_pages)
+        start, end = first + offset, end + offset
+        return _Run(segment, start, end, first, places, position_L, slot_pages, block_M)
 
     def _places(self, pages: list[int], position_L: Tensor) -> Tensor:
         size = self._pages.page_tokens
@@ -216,18 +230,47 @@ class PagedMemory:
             for into, value in zip(kept, pooler(k_BNKC, v_BNKC, block_B, tier=tier), strict=True):
                 into[page_B] = value
 
-    def _read(self, layer: int, run: _Run) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return a run's keys and values, slots last, and what is added to the slots' logits."""
-        k_LKC = self._pages.k_LKC[layer][run.places]
-        v_LKC = self._pages.v_LKC[layer][run.places]
-        if not run.slot_pages:
-            return k_LKC, v_LKC, None
+    def _read(self, layer: int, places: slice | Tensor) -> tuple[Tensor, Tensor]:
+        return self._pages.k_LKC[layer][places], self._pages.v_LKC[layer][places]
+
+    def _read_slots(
+        self, layer: int, run: _Run, q_NHC: Tensor, position_N: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what a run's rows at `position_N` see, and what is added to its logits.
+
+        Keys and values are of what is exact, then of slots, then of pages.
+        """
+        k_LKC, v_LKC = self._read(layer, run.places)
         k_parts, v_parts, bias_parts = [k_LKC], [v_LKC], []
         for kept, page_B in zip(self._pages.slots[layer], run.slot_pages, strict=True):
             k_parts.append(kept.k_BMKC[page_B].flatten(0, 1))
             v_parts.append(kept.v_BMKC[page_B].flatten(0, 1))
             bias_parts.append(kept.bias_BM[page_B].flatten())
-        return torch.cat(k_parts), torch.cat(v_parts), torch.cat(bias_parts)
+        k_LKC, v_LKC, bias_M = torch.cat(k_parts), torch.cat(v_parts), torch.cat(bias_parts)
+        exact_NL = additive(run.position_L <= position_N[:, None], bias_M.dtype)
+        mask_NL = torch.cat([exact_NL, bias_M.expand(len(position_N), -1)], dim=1)
+        memory = self._pages.memory
+        if memory is None or memory.paged_blocks == 0:
+            return k_LKC, v_LKC, mask_NL
+        [chosen_NB] = choose_pages(
+            q_NHC[None],
+            k_LKC[None],
+            mask_NL,
+            run.block_M,
+            num_blocks=len(run.segment.pages),
+            paged_blocks=memory.paged_blocks,
+        )
+        mask_NL[:, -len(run.block_M) :].masked_fill_(chosen_NB[:, run.block_M], -torch.inf)
+        size, paged_B = self._pages.page_tokens, chosen_NB.any(0).nonzero()[:, 0]
+        position_P = (paged_B[:, None] * size + torch.arange(size)).flatten()
+        # Sinks are read already.
+        sees_NP = chosen_NB[:, position_P // size] & (position_P >= memory.sink_tokens)
+        k_PKC, v_PKC = self._read(layer, self._places(run.segment.pages, position_P))
+        return (
+            torch.cat([k_LKC, k_PKC]),
+            torch.cat([v_LKC, v_PKC]),
+            torch.cat([mask_NL, additive(sees_NP, mask_NL.dtype)], dim=1),
+        )
 
 
 def _causal(run: _Run) -> Tensor | None:
@@ -236,12 +279,6 @@ def _causal(run: _Run) -> Tensor | None:
     if num_rows == 1 or run.first == 0:
         return None
     return run.position_L <= torch.arange(run.first, run.first + num_rows)[:, None]
-
-
-def _with_slots(run: _Run, bias_M: Tensor, position_N: Tensor) -> Tensor:
-    """Return what is added to the logits of a run's tokens and slots, for rows at positions."""
-    sees_NL = run.position_L <= position_N[:, None]
-    return torch.cat([additive(sees_NL, bias_M.dtype), bias_M.expand(len(sees_NL), -1)], dim=1)
 
 
 def _cuts(rows: Tensor, spans: Sequence[Segment] | Sequence[_Run]) -> list[tuple[int, int]]:

@@ -141,6 +141,8 @@ class MemoryConfig:
         sink_tokens: the first tokens of a sequence, always exact.
         window_blocks: blocks that are exact, the current one included.
         tiers: finest first; the last one has no end.
+        paged_blocks: old blocks that each token reads exactly, in every layer, in place of their
+            slots: those whose slots draw most of its attention.
         max_slots: of one sequence as long as the model's context.
     """
 
@@ -148,6 +150,7 @@ class MemoryConfig:
     sink_tokens: int = 4
     window_blocks: int = 16
     tiers: tuple[Tier, ...] = (Tier(4, 4096), Tier(16, 8192), Tier(64, None))
+    paged_blocks: int = 0
     max_slots: int = 128 * 1024
 
     def __post_init__(self):
@@ -164,6 +167,8 @@ class MemoryConfig:
             raise ConfigError("the last tier, and only the last, must have blocks None")
         if any(tier.ratio < 1 or self.block_tokens % tier.ratio for tier in self.tiers):
             raise ConfigError(f"each tier's ratio must divide block_tokens ({self.block_tokens})")
+        if self.paged_blocks < 0:
+            raise ConfigError(f"paged_blocks must not be negative, not {self.paged_blocks}")
 
     def summarised(self, block: int) -> tuple[tuple[int, int], ...]:
         """Return which blocks, (first, end), a token of `block` sees through each tier's slots."""
@@ -175,12 +180,14 @@ class MemoryConfig:
         return tuple(ranges)
 
     def num_slots(self, num_tokens: int) -> int:
-        """Return the slots that a sequence's last token sees."""
+        """Return the slots that a sequence's last token holds; a paged token fills one too."""
         ranges = self.summarised((num_tokens - 1) // self.block_tokens)
-        return sum(
+        summaries = sum(
             (end - first) * (self.block_tokens // tier.ratio)
             for tier, (first, end) in zip(self.tiers, ranges, strict=True)
         )
+        num_old = ranges[0][1]
+        return summaries + min(self.paged_blocks, num_old) * self.block_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

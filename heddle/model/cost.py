@@ -115,7 +115,8 @@ def expert_channels(config: ModelConfig, choices: Sequence[Choice]) -> Tensor:
 def keys_attended(config: ModelConfig, *, first: int, num: int) -> int:
     """Return how many keys `num` tokens from position `first` on attend to in a layer, summed.
 
-    Without memory those are all tokens up to themselves; with it sinks, exact window and slots.
+    Without memory those are all tokens up to themselves; with it sinks, exact window, slots and
+    pages. Slots whose pages are read instead count too: they were looked at in order to choose.
     """
     end = first + num
     if config.memory is None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from heddle.model.config import MemoryConfig
+from heddle.model.paging import choose_pages
 from heddle.model.slots import Pooler, sees_exactly, sees_summarised
 
 _SCAN_TOKENS = 64
@@ -35,8 +36,8 @@ class Memory(Protocol):
     ) -> Tensor:
         """Return the attention of the N tokens at `rows` of the batch, in a later loop.
 
-        They see what `attend` showed them, and the keys and values given here of tokens up to
-        themselves in their aligned block of the sequence.
+        They see what `attend` showed them, with pages of their own choice, and the keys and values
+        given here of tokens up to themselves in their aligned block of the sequence.
         """
         ...
 
@@ -54,14 +55,16 @@ class _Group(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """What a group's tokens see of the first loop: L tokens, then M slots, of each sequence.
+    """What a group's tokens see of the first loop: T tokens, then M slots, of each sequence.
 
-    `mask_TL` is true, or 0, where a token may look; None is plain causality.
+    `mask_TL` is added to logits; None is plain causality. `block_L` numbers the block of each token
+    and slot.
     """
 
     k_SLKC: Tensor
     v_SLKC: Tensor
-    mask_TL: Tensor | None
+    mask_TL: Tensor | None = None
+    block_L: Tensor | None = None
 
 
 class WholeSequences:
@@ -91,8 +94,9 @@ class WholeSequences:
         for group in self._groups:
             q_STHC, k_STKC, v_STKC = (_of(group, x) for x in (q_THC, k_TKC, v_TKC))
             seen = self._look(k_STKC, v_STKC, pooler)
+            mask = None if seen.mask_TL is None else self._page_in(seen, q_STHC, seen.mask_TL)
             out_STHC = attention(
-                q_STHC, seen.k_SLKC, seen.v_SLKC, mask=seen.mask_TL, is_causal=seen.mask_TL is None
+                q_STHC, seen.k_SLKC, seen.v_SLKC, mask=mask, is_causal=mask is None
             )
             parts.append(out_STHC.flatten(0, 1))
             self._seen[layer].append(seen)
@@ -116,10 +120,8 @@ class WholeSequences:
             for number, (low, high) in enumerate(pairwise(cuts)):
                 if low == high:
                     continue
-                one = _Seen(
-                    seen.k_SLKC[number : number + 1],
-                    seen.v_SLKC[number : number + 1],
-                    seen.mask_TL,
+                one = seen._replace(
+                    k_SLKC=seen.k_SLKC[number : number + 1], v_SLKC=seen.v_SLKC[number : number + 1]
                 )
                 q_NHC_, k_NKC_, v_NKC_ = (x[None, low:high] for x in (q_NHC, k_NKC, v_NKC))
                 position_N = rows[low:high] - starts[number]
@@ -139,14 +141,15 @@ class WholeSequences:
         """Add the slots that some token of these sequences sees, and say which sees what."""
         num_seqs, length = k_STKC.shape[:2]
         if self._config is None or pooler is None:
-            return _Seen(k_STKC, v_STKC, None)
+            return _Seen(k_STKC, v_STKC)
         ranges = self._config.summarised((length - 1) // self._config.block_tokens)
         if ranges[0][1] == 0:
-            return _Seen(k_STKC, v_STKC, None)
+            return _Seen(k_STKC, v_STKC)
         if length not in self._masks:
             self._masks[length] = _visibility(self._config, length, k_STKC.device)
         k_parts, v_parts = [k_STKC], [v_STKC]
         mask_parts = [additive(self._masks[length][0], k_STKC.dtype)]
+        block_parts = [torch.arange(length, device=k_STKC.device) // self._config.block_tokens]
         for tier, (_, end) in enumerate(ranges):
             if end == 0:
                 break
@@ -159,9 +162,29 @@ class WholeSequences:
             for found, into in ((slots.k_BMKC, k_parts), (slots.v_BMKC, v_parts)):
                 into.append(found.reshape(num_seqs, -1, *found.shape[2:]))
             bias_M = slots.bias_BM[:end].flatten()
+            block_parts.append(block_B[:end].repeat_interleave(slots.k_BMKC.shape[1]))
             mask_parts.append(additive(self._masks[length][tier + 1], k_STKC.dtype) + bias_M)
         mask_TL = torch.cat(mask_parts, dim=1).to(k_STKC.dtype)
-        return _Seen(torch.cat(k_parts, dim=1), torch.cat(v_parts, dim=1), mask_TL)
+        return _Seen(
+            torch.cat(k_parts, dim=1), torch.cat(v_parts, dim=1), mask_TL, torch.cat(block_parts)
+        )
+
+    def _page_in(self, seen: _Seen, q_SNHC: Tensor, mask_NL: Tensor) -> Tensor:
+        """Return the mask of queries that read some old blocks exactly, in place of their slots."""
+        paged_blocks = self._config.paged_blocks if self._config else 0
+        if paged_blocks == 0 or seen.mask_TL is None or seen.block_L is None:
+            return mask_NL
+        is_token_L = torch.arange(len(seen.block_L), device=mask_NL.device) < len(seen.mask_TL)
+        chosen_SNB = choose_pages(
+            q_SNHC,
+            seen.k_SLKC,
+            mask_NL,
+            seen.block_L[~is_token_L],
+            num_blocks=int(seen.block_L.max()) + 1,
+            paged_blocks=paged_blocks,
+        )
+        chosen_SNL = chosen_SNB.index_select(-1, seen.block_L)
+        return torch.where(chosen_SNL, additive(is_token_L, mask_NL.dtype), mask_NL)[:, None]
 
     def _attend_again(
         self, seen: _Seen, q_SNHC: Tensor, k_SNKC: Tensor, v_SNKC: Tensor, position_N: Tensor
@@ -170,7 +193,7 @@ class WholeSequences:
             key_L = torch.arange(seen.k_SLKC.shape[1], device=position_N.device)
             first_NL = key_L <= position_N[:, None]
         else:
-            first_NL = seen.mask_TL[position_N]
+            first_NL = self._page_in(seen, q_SNHC, seen.mask_TL[position_N])
         return attention(
             q_SNHC,
             torch.cat([seen.k_SLKC, k_SNKC], dim=1),
@@ -187,7 +210,10 @@ def attention(
     mask: Tensor | None = None,
     is_causal: bool = False,
 ) -> Tensor:
-    """Attend with T queries over L keys; `mask` (T, L): true where a query may look, or added."""
+    """Attend with T queries over L keys; `mask`: true where a query may look, or added to logits.
+
+    It is (T, L), or (S, 1, T, L) where sequences differ.
+    """
     out_SHTC = scaled_dot_product_attention(
         q_STHC.transpose(1, 2),
         k_SLKC.transpose(1, 2),
@@ -200,7 +226,7 @@ def attention(
 
 
 def with_own_block(first_NL: Tensor, query_N: Tensor, own_M: Tensor, block_tokens: int) -> Tensor:
-    """Widen a mask of the first loop's keys by a later loop's, from positions in the sequence.
+    """Widen a mask of the first loop's keys, (..., N, L), by a later loop's, from positions.
 
     A token sees the same loop's keys of tokens up to itself in its own aligned block.
     """
@@ -208,7 +234,7 @@ def with_own_block(first_NL: Tensor, query_N: Tensor, own_M: Tensor, block_token
     own_NM = is_past_NM & (own_M // block_tokens == query_N[:, None] // block_tokens)
     if first_NL.dtype != torch.bool:
         own_NM = additive(own_NM, first_NL.dtype)
-    return torch.cat([first_NL, own_NM], dim=1)
+    return torch.cat([first_NL, own_NM.expand(*first_NL.shape[:-1], -1)], dim=-1)
 
 
 def running_mean(x_STJ: Tensor, start_SJ: Tensor, *, decay: float) -> Tensor:

@@ -14,13 +14,14 @@ from heddle.model.batch import Depth, pack
 from heddle.weights.checkpoint import open_checkpoint
 from tests.engine.collect import ask
 from tests.model.test_adaptive import THINK, lively
-from tests.model.test_memory import CONFIG, forgetful
+from tests.model.test_memory import CONFIG, PAGED, forgetful
 from tests.tiny import save_tiny
 
 MODELS = {
     "loops": forgetful(replace(CONFIG, memory=None, fabric=None)),
     "experts": lively(replace(CONFIG, memory=None)),
     "memory": forgetful(),
+    "pages": forgetful(PAGED),
 }
 DEEP, AUTO = Thinking(max_loops=3), Thinking(max_loops=4, is_automatic=True)
 STEER = (0.0, 2.0, -1.0, 0.5, 0.0)
@@ -85,20 +86,19 @@ def test_cached_is_uncached(engine_for, kind, thinking):
         assert_follows(kind, answer, thinking)
 
 
-def test_chunks_prefixes_and_preemption_change_nothing(engine_for):
-    engine = engine_for(
-        "memory", cache_tokens=160, step_tokens=11, shared_step_tokens=7, max_running=6
-    )
+@pytest.mark.parametrize("kind", ["memory", "pages"])
+def test_chunks_prefixes_and_preemption_change_nothing(engine_for, kind):
+    engine = engine_for(kind, cache_tokens=160, step_tokens=11, shared_step_tokens=7, max_running=6)
     shared = prompt(40)
     answers = [
         (thinking, ask(engine, [*shared, *prompt(1 + number, seed=number)], 24, thinking=thinking))
         for number, thinking in enumerate([Thinking(), DEEP, DEEP, AUTO, Thinking(), DEEP])
     ]
     for thinking, answer in answers:
-        assert_follows("memory", answer, thinking)
+        assert_follows(kind, answer, thinking)
     assert engine.stats().num_preempted > 0
     again = ask(engine, [*shared, 5, 6], 4, thinking=DEEP)
-    assert_follows("memory", again, DEEP)
+    assert_follows(kind, again, DEEP)
     assert again.finished.num_cached_tokens == 40
 
 

@@ -130,7 +130,9 @@ def test_active_parameters_are_those_that_a_token_reaches(loops: int):
     assert active == reached + routers + 3 * config.width * 10
 
 
-@pytest.mark.parametrize("memory", [None, MEMORY], ids=["exact", "slots"])
+@pytest.mark.parametrize(
+    "memory", [None, MEMORY, replace(MEMORY, paged_blocks=3)], ids=["exact", "slots", "pages"]
+)
 @pytest.mark.parametrize(("first", "num"), [(0, 1), (0, 40), (13, 20), (32, 8), (0, 200)])
 def test_keys_attended_are_those_that_the_masks_show(memory, first: int, num: int):
     config = tiny_config(memory=memory)
@@ -143,4 +145,6 @@ def test_keys_attended_are_those_that_the_masks_show(memory, first: int, num: in
             int(sees_summarised(memory, query_T, tier=tier, num_blocks=blocks).sum())
             for tier in range(len(memory.tiers))
         )
+        num_old_T = (query_T // memory.block_tokens + 1 - memory.window_blocks).clamp(min=0)
+        seen += int(num_old_T.clamp(max=memory.paged_blocks).sum()) * memory.block_tokens
     assert cost.keys_attended(config, first=first, num=num) == seen

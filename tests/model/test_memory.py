@@ -1,6 +1,8 @@
 """Summary slots: exact inside the window, pooled beyond it, causal, never slots of slots."""
 
 import math
+from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -18,6 +20,8 @@ MEMORY = MemoryConfig(
     block_tokens=8, sink_tokens=2, window_blocks=2, tiers=(Tier(2, 2), Tier(4, 1), Tier(8, None))
 )
 CONFIG = tiny_config(num_layers=4, fabric=FABRIC, think=THINK, memory=MEMORY)
+PAGED_MEMORY = replace(MEMORY, paged_blocks=2)
+PAGED = replace(CONFIG, memory=PAGED_MEMORY)
 
 
 def forgetful(config: ModelConfig = CONFIG):
@@ -31,19 +35,23 @@ def forgetful(config: ModelConfig = CONFIG):
     return model
 
 
-def oracle(q_HC, position, k_LKC, v_LKC, pooler, rope) -> torch.Tensor:
-    """Attend for one token by loops over what DESIGN says it sees; keys come unrotated."""
-    memory, entries = pooler.memory, []
-    block = position // memory.block_tokens
-    near = (block - memory.window_blocks + 1) * memory.block_tokens
+class Entry(NamedTuple):
+    """A key and a value of each key/value head, what is added to its logit, and a slot's block."""
 
-    def turned(k_KC, at: float):
-        return rotate(k_KC[None], rope(torch.tensor([at]), torch.float32))[0]
+    k_KC: torch.Tensor
+    v_KC: torch.Tensor
+    bias: float | torch.Tensor = 0.0
+    block: int | None = None
 
-    for i in range(position + 1):
-        if i >= near or i < memory.sink_tokens:
-            entries.append((turned(k_LKC[i], i), v_LKC[i], 0.0))
-    end = max(0, block + 1 - memory.window_blocks)
+
+def turned(rope, x_KC, at: float):
+    return rotate(x_KC[None], rope(torch.tensor([at]), torch.float32))[0]
+
+
+def slots_of(memory, position, k_LKC, v_LKC, pooler, rope) -> list[Entry]:
+    """The slots that DESIGN says a token sees; keys come unrotated."""
+    entries = []
+    end = max(0, position // memory.block_tokens + 1 - memory.window_blocks)
     for number, tier in enumerate(memory.tiers):
         first = 0 if tier.blocks is None else max(0, end - tier.blocks)
         for start in range(first * memory.block_tokens, end * memory.block_tokens, tier.ratio):
@@ -56,27 +64,55 @@ def oracle(q_HC, position, k_LKC, v_LKC, pooler, rope) -> torch.Tensor:
             )
             a_NK, b_NK = scores_2NK.softmax(1)
             key = (a_NK[..., None] * k_LKC[members]).sum(0)
-            centre = start + (tier.ratio - 1) / 2
             value = (b_NK[..., None] * v_NKC).sum(0)
+            centre = start + (tier.ratio - 1) / 2
+            bias = math.log(len(members)) + pooler.mass[number]
             entries.append(
-                (turned(key, centre), value, math.log(len(members)) + pooler.mass[number])
+                Entry(turned(rope, key, centre), value, bias, start // memory.block_tokens)
             )
         end = first
-    num_heads, num_kv = q_HC.shape[0], k_LKC.shape[1]
-    q_HC = turned(q_HC, position)
-    out = []
-    for head in range(num_heads):
-        kv = head * num_kv // num_heads
-        logits = torch.stack([q_HC[head] @ k[kv] / math.sqrt(16) + bias for k, _, bias in entries])
-        out.append(
-            (logits.softmax(0)[:, None] * torch.stack([v[kv] for _, v, _ in entries])).sum(0)
-        )
-    return torch.stack(out)
+    return entries
 
 
-def test_attention_over_slots_is_what_the_formulas_say():
+def weights_HL(q_HC, entries: list[Entry]) -> torch.Tensor:
+    """Each head's attention over entries."""
+    k_LKC = torch.stack([entry.k_KC for entry in entries])
+    k_LHC = k_LKC.repeat_interleave(len(q_HC) // k_LKC.shape[1], 1)
+    bias_L = torch.tensor([float(entry.bias) for entry in entries])
+    return (torch.einsum("hc,lhc->hl", q_HC, k_LHC) / math.sqrt(q_HC.shape[-1]) + bias_L).softmax(1)
+
+
+def oracle(q_HC, position, k_LKC, v_LKC, pooler, rope) -> torch.Tensor:
+    """Attend for one token by loops over what DESIGN says it sees."""
+    memory = pooler.memory
+    near = (position // memory.block_tokens - memory.window_blocks + 1) * memory.block_tokens
+
+    def exact(paged: list[int]) -> list[Entry]:
+        return [
+            Entry(turned(rope, k_LKC[i], i), v_LKC[i])
+            for i in range(position + 1)
+            if i >= near or i < memory.sink_tokens or i // memory.block_tokens in paged
+        ]
+
+    q_HC = turned(rope, q_HC, position)
+    slots = slots_of(memory, position, k_LKC, v_LKC, pooler, rope)
+    entries = exact([]) + slots
+    mass_L = weights_HL(q_HC, entries).sum(0).tolist()
+    mass: dict[int, float] = {}
+    for entry, share in zip(entries, mass_L, strict=True):
+        if entry.block is not None:
+            mass[entry.block] = mass.get(entry.block, 0.0) + share
+    paged = sorted(mass, key=lambda block: -mass[block])[: memory.paged_blocks]
+    entries = exact(paged) + [slot for slot in slots if slot.block not in paged]
+    v_LKC = torch.stack([entry.v_KC for entry in entries])
+    v_LHC = v_LKC.repeat_interleave(len(q_HC) // v_LKC.shape[1], 1)
+    return torch.einsum("hl,lhc->hc", weights_HL(q_HC, entries), v_LHC)
+
+
+@pytest.mark.parametrize("memory", [MEMORY, PAGED_MEMORY], ids=["slots", "pages"])
+def test_attention_over_slots_is_what_the_formulas_say(memory):
     torch.manual_seed(0)
-    pooler = Pooler(CONFIG, MEMORY)
+    pooler = Pooler(CONFIG, memory)
     torch.nn.init.normal_(pooler.salience)
     torch.nn.init.normal_(pooler.mass)
     length = 61
@@ -84,12 +120,24 @@ def test_attention_over_slots_is_what_the_formulas_say():
     rope = Rope(RopeConfig(), head_width=16)
     at = rope(torch.arange(length), torch.float32)
     with torch.no_grad():
-        got = WholeSequences((0, length), config=MEMORY).attend(
+        got = WholeSequences((0, length), config=memory).attend(
             0, rotate(q, at), rotate(k, at), v, pooler
         )
-        for position in (0, 7, 16, 23, 40, 60):
+        for position in range(length):
             want = oracle(q[position], position, k, v, pooler, rope)
             assert torch.allclose(got[position], want, atol=1e-5), position
+
+
+def test_with_a_page_for_every_block_nothing_is_forgotten():
+    """Sinks are not read twice, nor slots beside their pages."""
+    model, tokens = forgetful(PAGED), pack([sequence(61), sequence(40, seed=1)], loops=3)
+    every = replace(PAGED_MEMORY, paged_blocks=9, max_slots=10_000)
+    with torch.no_grad():
+        exact = model(tokens, WholeSequences(tokens.bounds_S1, block_tokens=8))
+        paged = model(tokens, WholeSequences(tokens.bounds_S1, block_tokens=8, config=every))
+        slots = model(tokens, WholeSequences(tokens.bounds_S1, block_tokens=8, config=MEMORY))
+    assert torch.allclose(exact.logits_NV, paged.logits_NV, atol=3e-4)
+    assert not torch.allclose(exact.logits_NV, slots.logits_NV, atol=1e-2)
 
 
 def test_inside_the_window_nothing_changes():
@@ -103,17 +151,19 @@ def test_inside_the_window_nothing_changes():
     assert not differs[:16].any() and differs[40:].all()
 
 
+@pytest.mark.parametrize("config", [CONFIG, PAGED], ids=["slots", "pages"])
 @pytest.mark.parametrize("loops", [1, 3])
-def test_no_token_sees_a_later_one_through_a_slot(loops):
-    model, tokens = forgetful(), sequence(61)
+def test_no_token_sees_a_later_one_through_a_slot(loops, config):
+    model, tokens = forgetful(config), sequence(61)
     whole = run(model, pack([tokens], loops=loops)).logits_NV
     for length in (15, 17, 24, 33, 48, 60):
         part = run(model, pack([tokens[:length]], loops=loops)).logits_NV
         assert torch.allclose(part, whole[:length], atol=3e-4)
 
 
-def test_packed_sequences_do_not_share_slots():
-    model = forgetful()
+@pytest.mark.parametrize("config", [CONFIG, PAGED], ids=["slots", "pages"])
+def test_packed_sequences_do_not_share_slots(config):
+    model = forgetful(config)
     parts = [sequence(50), sequence(50, seed=1), sequence(9, seed=2), sequence(33, seed=3)]
     together = run(model, pack(parts, loops=2)).logits_NV
     alone = torch.cat([run(model, pack([part], loops=2)).logits_NV for part in parts])
@@ -150,6 +200,9 @@ def test_a_million_tokens_fit_in_the_slots_and_too_fine_tiers_are_refused():
     seen = config.summarised((million - 1) // 64)
     covered = sum(end - first for first, end in seen) + config.window_blocks
     assert covered == million // 64
+    paged = replace(config, paged_blocks=16)
+    assert paged.num_slots(million) == config.num_slots(million) + 16 * 64
+    assert paged.num_slots(1024) == 0 and paged.num_slots(1025) == 16 + 64
     fine = MemoryConfig(tiers=(Tier(4, None),))
     with pytest.raises(ConfigError, match="needs 261888 memory slots, more than max_slots"):
         tiny_config(context_length=million, memory=fine)
@@ -164,6 +217,7 @@ def test_a_million_tokens_fit_in_the_slots_and_too_fine_tiers_are_refused():
         ({"tiers": (Tier(3, None),)}, "must divide block_tokens"),
         ({"window_blocks": 0}, "at least 1"),
         ({"sink_tokens": 65}, "must fit in a block"),
+        ({"paged_blocks": -1}, "paged_blocks must not be negative"),
     ],
 )
 def test_a_memory_that_cannot_be_is_refused(changes, message):
