@@ -101,7 +101,8 @@ class Router(nn.Module):
 
     def _chosen(self, probability_TE: Tensor) -> Tensor:
         """Mark each token's best experts with 1, as few as hold `mass` of the probability."""
-        best_Tk = (probability_TE + self.balance_E).topk(self.num_chosen, dim=-1).indices
+        rank_TE = (probability_TE + self.balance_E).masked_fill(probability_TE == 0, -torch.inf)
+        best_Tk = rank_TE.topk(self.num_chosen, dim=-1).indices
         best_probability_Tk = probability_TE.gather(-1, best_Tk)
         mass_before_Tk = best_probability_Tk.cumsum(-1) - best_probability_Tk
         taken_Tk = (mass_before_Tk < self.mass).to(probability_TE.dtype)

@@ -171,6 +171,16 @@ def test_steering_and_cost_move_the_choice():
     assert cheap < 0.5 * usual
 
 
+def test_what_cannot_be_chosen_is_not_whatever_the_balance():
+    torch.manual_seed(0)
+    router, x = Router(FABRIC, width=96), torch.randn(50, 96)
+    router.balance_E[[0, 3, 6]] = 2.0
+    steer = [-torch.inf, 0, -torch.inf, 0, 0]
+    choice = router(x, routing(50, steer=steer))
+    assert (choice.weight_TE[:, [0, 3, 6]] == 0).all()
+    assert torch.allclose(choice.weight_TE.sum(-1), torch.ones(50))
+
+
 def test_reading_only_the_chosen_experts_changes_nothing():
     torch.manual_seed(0)
     layer = Experts(FABRIC, width=96)
