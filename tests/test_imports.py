@@ -26,7 +26,7 @@ ALLOWED = {
 ANYTHING = {"cli", "bench", "__init__", "__main__"}
 NO_TORCH = {"text", "client", "sandbox", "tasks", "evals", "errors", "config"}
 # Extras, imported where they are used, so that they may be missing.
-OPTIONAL = {"huggingface_hub", "reasoning_gym", "zstandard", "tensorboard"}
+OPTIONAL = {"huggingface_hub", "reasoning_gym", "zstandard", "tensorboard", "langdetect"}
 
 
 def modules() -> list[Path]:

@@ -15,6 +15,7 @@ from heddle.tasks import (
     permutations,
     reasoning_gym,
     recall,
+    running_products,
 )
 from heddle.tasks.task import Task
 
@@ -24,6 +25,8 @@ TASKS: dict[str, Task] = {
     "s3_tracking": permutations.S3,
     "s5_tracking": permutations.S5,
     "cups": cups.TASK,
+    "s3_product": running_products.S3_PRODUCT,
+    "weekday": running_products.WEEKDAY,
     "list_operations": list_operations.TASK,
     "addition": arithmetic.ADDITION,
     "subtraction": arithmetic.SUBTRACTION,

@@ -122,6 +122,10 @@ class Task:
         for index in range(min(wanted)):
             yield self.example(split, index, seed=seed, difficulty=difficulty)
 
+    def asked(self, example: Example) -> str:
+        """Return what a chat model is asked: the instruction, if there is one, and the prompt."""
+        return f"{self.instruction}\n\n{example.prompt}".strip()
+
     def score(self, example: Example, reply: str) -> float:
         """Return how right a reply is, from 0 to 1."""
         return self.grade(example, reply)

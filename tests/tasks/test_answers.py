@@ -75,6 +75,38 @@ def test_cups(length):
         assert [label for _, label in example.labels] == places
 
 
+@pytest.mark.parametrize("length", [1, 12])
+def test_s3_product(length):
+    arranged = dict(re.findall(r"(\d) is (\d{3})", TASKS["s3_product"].instruction))
+    numbers = {items: number for number, items in arranged.items()}
+    assert len(numbers) == 6
+    for example in examples("s3_product", length):
+        [(start, word)] = re.findall(r"^mul(\d)([abc]+)=$", example.prompt)
+        items, states = arranged[start], []
+        for letter in word:
+            first, second, third = items
+            items = {
+                "a": second + first + third,
+                "b": first + third + second,
+                "c": second + third + first,
+            }[letter]
+            states.append(numbers[items])
+        assert len(word) == length
+        assert example.answer == states[-1]
+        assert example.labels == tuple(enumerate(states, len("mul1")))
+
+
+@pytest.mark.parametrize("length", [1, 12])
+def test_weekday(length):
+    for example in examples("weekday", length):
+        [(start, word)] = re.findall(r"^day([1-7])([abc]+)=$", example.prompt)
+        days = [1 + "abc".index(letter) for letter in word]
+        states = [str((int(start) - 1 + sum(days[:end])) % 7 + 1) for end in range(1, length + 1)]
+        assert len(word) == length
+        assert example.answer == states[-1]
+        assert example.labels == tuple(enumerate(states, len("day1")))
+
+
 @pytest.mark.parametrize("depth", [1, 4, 12])
 def test_list_operations(depth):
     operations = {

@@ -1,6 +1,8 @@
 """The tasks of reasoning-gym, when it is installed."""
 
+import inspect
 import random
+import re
 
 import pytest
 
@@ -37,6 +39,37 @@ def test_every_task_grades_its_own_answer(number):
         task = reasoning_gym.find(name)
         example = task.example("train", random.Random(number).randrange(1000))
         assert task.score(example, example.answer) == 1, name
+
+
+def test_no_reply_is_run_as_code(tmp_path):
+    mark = tmp_path / "mark"
+    for name in sorted(reasoning_gym._REPLY_IS_RUN):
+        task = reasoning_gym.find(name)
+        example = task.example("test", 0)
+        for reply in (f"open({str(mark)!r}, 'w')", "9**9**9**9"):
+            assert task.score(example, reply) == 0
+        assert task.score(example, example.answer) == 1
+    assert not mark.exists()
+
+
+def test_every_scorer_that_runs_replies_is_known():
+    from reasoning_gym import factory
+
+    calls = re.compile(r"\b(?:eval|exec|parse_expr|sympify)\((?!entry)")
+    running = {
+        name
+        for name in reasoning_gym.names()
+        if calls.search(inspect.getsource(factory.DATASETS[name][0].score_answer))
+    }
+    assert running == reasoning_gym._REPLY_IS_RUN
+
+
+@pytest.mark.parametrize(
+    ("name", "reply"), [("prime_factorization", "two and three"), ("game_of_life", '{"a": 1}')]
+)
+def test_a_reply_that_the_scorer_cannot_read_is_wrong(name: str, reply: str):
+    task = reasoning_gym.find(name)
+    assert task.score(task.example("test", 0), reply) == 0
 
 
 def test_unknown_names_are_refused():

@@ -140,8 +140,7 @@ class TaskDocuments:
 
 def chat_messages(task: Task, example: Example) -> list[dict[str, str]]:
     """Return an example as a chat: instruction and prompt, then the answer."""
-    asked = f"{task.instruction}\n\n{example.prompt}".strip()
     return [
-        {"role": "user", "content": asked},
+        {"role": "user", "content": task.asked(example)},
         {"role": "assistant", "content": example.answer},
     ]
