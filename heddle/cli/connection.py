@@ -21,7 +21,11 @@ def connected(spec: str, *, url: str | None, config: "EngineConfig") -> Iterator
             yield model
         return
     from heddle.cli.download import fetched
-    from heddle.cli.local_server import serving
+    from heddle.cli.local_server import loaded, serving
 
-    with serving(fetched(spec), config) as local_url, HttpModel(local_url) as model:
+    with (
+        loaded(fetched(spec), config) as engine,
+        serving(engine) as local_url,
+        HttpModel(local_url) as model,
+    ):
         yield model

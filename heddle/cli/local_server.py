@@ -14,20 +14,26 @@ from heddle.server.settings import ServerSettings
 
 
 @contextmanager
-def serving(path: Path, config: EngineConfig) -> Iterator[str]:
-    """Serve a model from a thread of this process; gives the server's address."""
-    settings = ServerSettings(port=0, require_keys=False, drain_timeout_s=1)
+def loaded(path: Path, config: EngineConfig) -> Iterator[Engine]:
+    """Give an engine on a model, until the block ends."""
     with err.status("Loading the model…"):
         engine = Engine.load(path, config)
     try:
-        listener = listen(settings)
-        server = make_server(build_app(engine, settings), settings)
-        thread = threading.Thread(target=server.run, args=[[listener]], name="heddle-server")
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join()
+        yield engine
     finally:
         engine.close()
+
+
+@contextmanager
+def serving(engine: Engine) -> Iterator[str]:
+    """Serve an engine's model from a thread of this process; gives the server's address."""
+    settings = ServerSettings(port=0, require_keys=False, drain_timeout_s=1)
+    listener = listen(settings)
+    server = make_server(build_app(engine, settings), settings)
+    thread = threading.Thread(target=server.run, args=[[listener]], name="heddle-server")
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()

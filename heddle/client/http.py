@@ -7,16 +7,17 @@ from typing import Any, Self, TypeVar
 
 from heddle import config
 from heddle.client.connection import Connection
-from heddle.client.model import Delta, Message, Reply, Tool
+from heddle.client.model import Delta, Likelihood, Message, Reply, Think, Tool
 from heddle.client.wire import (
-    Score,
+    read_completion,
     read_delta,
     read_embeddings,
+    read_likelihood,
     read_model_names,
     read_reply,
-    read_score,
 )
 from heddle.errors import RemoteError, RequestError
+from heddle.text.scored import move_spaces
 
 Read = TypeVar("Read")
 
@@ -109,23 +110,36 @@ class HttpModel:
             for chunk in chunks:
                 yield _understood(read_delta, chunk)
 
-    def score(self, prompt: str, continuation: str) -> Score:
-        """Return how likely the model holds `continuation` after `prompt`.
+    def complete(self, prompt: str, **sampling: Any) -> Reply:
+        """Return what follows a text, which is given to the model without a chat template."""
+        body = {**sampling, "model": self.name, "prompt": prompt}
+        return _understood(read_completion, self._connection.post("/completions", body))
 
-        Text is given to the model as it stands, without a chat template. The server must be able to
-        report log-probabilities of prompts (`echo` with `logprobs`). A token that lies across the
-        seam counts as the continuation's.
+    def score(
+        self, pairs: Sequence[tuple[str, str]], *, think: Think | None = None
+    ) -> list[Likelihood]:
+        """Return how likely each pair's second text is after its first; see `model.Scorer`.
+
+        The server must be able to report log-probabilities of prompts (`echo` with `logprobs`). A
+        token that lies across the seam counts as the second text's. Nothing comes before a first
+        token, so where the first text is empty that token has no score.
         """
-        body = {
+        return [self._likelihood(*pair, think) for pair in pairs]
+
+    def _likelihood(self, context: str, continuation: str, think: Think | None) -> Likelihood:
+        context, continuation = move_spaces(context, continuation)
+        body: dict[str, Any] = {
             "model": self.name,
-            "prompt": prompt + continuation,
+            "prompt": context + continuation,
             "max_tokens": 0,
             "echo": True,
             "logprobs": 1,
             "temperature": 0,
         }
+        if think is not None:
+            body["think"] = {"loops": think}
         answer = self._connection.post("/completions", body)
-        return _understood(lambda read: read_score(read, len(continuation)), answer)
+        return _understood(lambda read: read_likelihood(read, len(continuation)), answer)
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return a vector for each text, in order."""

@@ -7,10 +7,11 @@ https://platform.openai.com/docs/api-reference/chat/create
 
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 Message = dict[str, Any]
 Tool = dict[str, Any]
+Think = int | Literal["auto"]  # passes through the thinking block, or as many as each token needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +138,41 @@ class Model(Protocol):
         **sampling: Any,
     ) -> Generator[Delta]:
         """Yield the answer as it is written; closing the generator cancels it."""
+        ...
+
+
+class Likelihood(NamedTuple):
+    """How likely a text is after another.
+
+    `logprob` is natural and summed over the text's tokens; `is_greedy` says whether each of them is
+    the likeliest, and `compute` what it took, if the model tells.
+    """
+
+    logprob: float
+    num_tokens: int
+    is_greedy: bool
+    compute: Compute | None = None
+
+
+class Scorer(Protocol):
+    """A model that says how likely texts are, as they stand, without a chat template."""
+
+    def score(
+        self, pairs: Sequence[tuple[str, str]], *, think: Think | None = None
+    ) -> list[Likelihood]:
+        """Return how likely each pair's second text is after its first, which may be empty.
+
+        White space at the end of the first counts as the second's. Raises RequestError or
+        RemoteError for texts that the model cannot read whole.
+        """
+        ...
+
+
+class Writer(Protocol):
+    """A model that goes on with text as it stands, without a chat template."""
+
+    def complete(self, prompt: str, **sampling: Any) -> Reply:
+        """Return what follows the prompt."""
         ...
 
 

@@ -1,16 +1,17 @@
 """OpenAI's JSON as the client's own objects. Called by `http`; what a server omits is empty."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
-from heddle.client.model import Compute, Delta, Reply, Timings, ToolCall, ToolCallDelta, Usage
-
-
-class Score(NamedTuple):
-    """How likely some text is after another; `logprob` is natural and summed over its tokens."""
-
-    logprob: float
-    num_tokens: int
-    is_greedy: bool
+from heddle.client.model import (
+    Compute,
+    Delta,
+    Likelihood,
+    Reply,
+    Timings,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
 
 
 def read_reply(body: dict[str, Any]) -> Reply:
@@ -29,6 +30,17 @@ def read_reply(body: dict[str, Any]) -> Reply:
         text=message.get("content") or "",
         reasoning=_reasoning(message),
         tool_calls=tuple(calls),
+        finish_reason=choice.get("finish_reason") or "stop",
+        usage=_usage(body),
+        timings=_timings(body),
+    )
+
+
+def read_completion(body: dict[str, Any]) -> Reply:
+    """Return a `text_completion`."""
+    choice = body["choices"][0]
+    return Reply(
+        text=choice["text"],
         finish_reason=choice.get("finish_reason") or "stop",
         usage=_usage(body),
         timings=_timings(body),
@@ -60,8 +72,8 @@ def read_embeddings(body: dict[str, Any]) -> list[list[float]]:
     return [each["embedding"] for each in sorted(body["data"], key=lambda each: each["index"])]
 
 
-def read_score(body: dict[str, Any], num_characters: int) -> Score:
-    """Return the score of the last characters of an echoed prompt.
+def read_likelihood(body: dict[str, Any], num_characters: int) -> Likelihood:
+    """Return how likely the last characters of an echoed prompt are.
 
     They are counted from the end, because an echo may begin with a control token's name. A token
     that follows nothing has no score and is left out.
@@ -74,10 +86,12 @@ def read_score(body: dict[str, Any], num_characters: int) -> Score:
     first = sum(start < seam and end <= seam for start, end in zip(starts, ends, strict=True))
     tokens = zip(told["token_logprobs"][first:], told["top_logprobs"][first:], strict=True)
     scored = [(logprob, max(top.values())) for logprob, top in tokens if logprob is not None]
-    return Score(
+    usage = _usage(body)
+    return Likelihood(
         logprob=sum(logprob for logprob, _ in scored),
         num_tokens=len(scored),
         is_greedy=all(logprob >= highest for logprob, highest in scored),
+        compute=usage.compute if usage else None,
     )
 
 
@@ -107,13 +121,12 @@ def _usage(body: dict[str, Any]) -> Usage | None:
         num_new_tokens=usage.get("completion_tokens", 0),
         num_cached_tokens=prompt_details.get("cached_tokens") or 0,
         num_reasoning_tokens=new_details.get("reasoning_tokens") or 0,
-        compute=_compute(usage),
+        compute=read_compute(usage.get("compute")),
     )
 
 
-def _compute(usage: dict[str, Any]) -> Compute | None:
-    """Return the `compute` that Heddle's server adds."""
-    given = usage.get("compute")
+def read_compute(given: dict[str, Any] | None) -> Compute | None:
+    """Return the `compute` that Heddle's server adds to the usage, if it did."""
     if not given:
         return None
     return Compute(

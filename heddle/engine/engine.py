@@ -209,6 +209,12 @@ class Engine:
         only_reads = request.embed or request.num_prompt_logprobs is not None
         if request.max_new_tokens < (0 if only_reads else 1):
             raise RequestError("max_tokens must be at least 1", parameter="max_tokens")
+        if not 1 <= request.prompt_logprobs_from <= len(request.prompt):
+            raise RequestError(
+                f"prompt_logprobs_from must lie between 1 and {len(request.prompt)}, "
+                f"not {request.prompt_logprobs_from}",
+                parameter="prompt_logprobs_from",
+            )
         length = len(request.prompt) + request.max_new_tokens
         if length > self.context_length:
             raise ContextLengthError(

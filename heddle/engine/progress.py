@@ -57,7 +57,7 @@ def _generate(sequence: Sequence, rows: Rows) -> Finished | None:
     event = sequence.sampler.draw(rows.logits_NV[-1], constraint)
     sequence.num_generated += 1
     if event.token_id in request.stop_ids:
-        return sequence.finished("stop", stop_id=event.token_id)
+        return sequence.finished("stop", stop=event)
     sequence.tokens.append(event.token_id)
     if rows.reading is not None:
         loops, clusters = int(rows.reading.loops_N[-1]), rows.reading.cluster_NG[-1]

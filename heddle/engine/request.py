@@ -71,8 +71,9 @@ class Request:
     `prompt` holds token ids. Generation ends after `max_new_tokens` or at one of `stop_ids`, which
     is not reported as a token. `grammar` is an llguidance grammar as `grammar.py` writes it.
     `embed` asks for the mean of the last hidden states instead of tokens; `num_prompt_logprobs` for
-    log-probabilities of the prompt's own tokens. Of waiting requests the one with the highest
-    `priority` goes first. `thinking` beyond one loop and `steer`, a number a cluster that is added
+    log-probabilities of the prompt's own tokens, from place `prompt_logprobs_from` on: what lies
+    before it may come from the cache. Of waiting requests the one with the highest `priority` goes
+    first. `thinking` beyond one loop and `steer`, a number a cluster that is added
     to the choice of its experts, are for adaptive models.
     """
 
@@ -84,6 +85,7 @@ class Request:
     grammar: str | None = None
     embed: bool = False
     num_prompt_logprobs: int | None = None
+    prompt_logprobs_from: int = 1
     priority: int = 0
     thinking: Thinking = Thinking()
     steer: tuple[float, ...] | None = None
@@ -109,7 +111,7 @@ class TokenEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptScored:
-    """Log-probabilities of the prompt's tokens but the first, each given those before it."""
+    """Log-probabilities of the prompt's tokens from the place asked for, given those before."""
 
     logprobs: tuple[float, ...]
     top_logprobs: tuple[TopLogprobs, ...] = ()
@@ -150,7 +152,8 @@ class Compute:
 class Finished:
     """The last event of every request. Times are seconds of wall clock.
 
-    `num_new_tokens` counts a stop token too. `error` is set when `reason` is "error".
+    `stop` is the stop token that ended it, which `num_new_tokens` counts too. `error` is set when
+    `reason` is "error".
     """
 
     reason: FinishReason
@@ -160,7 +163,7 @@ class Finished:
     queue_s: float
     prefill_s: float
     decode_s: float
-    stop_id: int | None = None
+    stop: TokenEvent | None = None
     error: HeddleError | None = None
     compute: Compute | None = None
 

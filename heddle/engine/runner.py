@@ -18,8 +18,8 @@ from heddle.model.transformer import Transformer
 class Rows(NamedTuple):
     """What the step computed for one piece of work: hidden states and the wanted logits.
 
-    `logits_NV` has a row for every token of a sequence that scores its prompt, else one for the
-    last token if that completes what was pending, else none. `reading` is an adaptive network's.
+    `logits_NV` has a row for every token that predicts one to be scored, else one for the last
+    token if that completes what was pending, else none. `reading` is an adaptive network's.
     """
 
     hidden_TD: Tensor
@@ -53,7 +53,8 @@ class Runner:
             positions += range(first, first + num_tokens)
             segments.append(Segment(start, len(tokens), first, sequence.pages, sequence.later))
             if sequence.scores_prompt:
-                rows = range(start, len(tokens))
+                unasked = max(0, sequence.request.prompt_logprobs_from - 1 - first)
+                rows = range(start + unasked, len(tokens))
             elif num_tokens == sequence.num_pending:
                 rows = range(len(tokens) - 1, len(tokens))
             else:

@@ -87,11 +87,8 @@ class Scheduler:
     def _admit(self) -> Sequence | None:
         """Move the most urgent sequence that may start now to the running ones."""
         for place, sequence in enumerate(self.waiting):
-            shared = (
-                []
-                if sequence.needs_every_row
-                else self._cache.match(sequence.tokens, sequence.variant)
-            )
+            shareable = sequence.tokens[: sequence.num_shareable + 1]
+            shared = self._cache.match(shareable, sequence.variant)
             if self._waits_for_prefix(sequence, len(shared)):
                 continue
             num_pages = -(-len(sequence.tokens) // self._page_tokens)
@@ -112,16 +109,14 @@ class Scheduler:
 
     def _waits_for_prefix(self, sequence: Sequence, num_shared_pages: int) -> bool:
         """Whether a running prompt is about to compute a page that this sequence could share."""
-        if sequence.needs_every_row:
+        num_wanted = (num_shared_pages + 1) * self._page_tokens
+        if num_wanted > sequence.num_shareable:
             return False
-        start = num_shared_pages * self._page_tokens
-        wanted = sequence.tokens[: start + self._page_tokens]
-        if len(wanted) < start + self._page_tokens or len(wanted) == len(sequence.tokens):
-            return False
+        wanted = sequence.tokens[:num_wanted]
         return any(
-            other.num_computed < len(wanted)
+            other.num_computed < num_wanted
             and other.variant == sequence.variant
-            and other.tokens[: len(wanted)] == wanted
+            and other.tokens[:num_wanted] == wanted
             for other in self.running
         )
 

@@ -14,6 +14,7 @@ from heddle.engine.request import (
     FinishReason,
     Request,
     Thinking,
+    TokenEvent,
     TopLogprobs,
 )
 from heddle.engine.sampler import Sampler
@@ -65,9 +66,13 @@ class Sequence:
         return self.num_generated > 0 and self.num_pending == 1
 
     @property
-    def needs_every_row(self) -> bool:
-        """Whether something is asked of each prompt token: nothing may come from the cache."""
-        return self.request.embed or self.request.num_prompt_logprobs is not None
+    def num_shareable(self) -> int:
+        """How many tokens may come from the cache: nothing is asked of their rows."""
+        if self.request.embed:
+            return 0
+        if self.scores_prompt:
+            return self.request.prompt_logprobs_from - 1
+        return len(self.tokens) - 1
 
     @property
     def scores_prompt(self) -> bool:
@@ -88,7 +93,11 @@ class Sequence:
         self.later = LaterLoops()
 
     def finished(
-        self, reason: FinishReason, *, stop_id: int | None = None, error: HeddleError | None = None
+        self,
+        reason: FinishReason,
+        *,
+        stop: TokenEvent | None = None,
+        error: HeddleError | None = None,
     ) -> Finished:
         """Make the request's last event, with its times up to now."""
         now = time.monotonic()
@@ -102,7 +111,7 @@ class Sequence:
             queue_s=started - self.submitted_at,
             prefill_s=first - started,
             decode_s=now - first,
-            stop_id=stop_id,
+            stop=stop,
             error=error,
             compute=self.spending.compute(),
         )

@@ -24,10 +24,14 @@ from heddle.text.tokenizer import Tokenizer
 
 @dataclass(kw_only=True)
 class Piece:
-    """What some events added to an answer; `tokens` are those that its text came from."""
+    """What some events added to an answer; `tokens` are those that its text came from.
+
+    `stop` is the token that ended it, which is not part of its text.
+    """
 
     parts: list[Part] = field(default_factory=list)
     tokens: list[TokenEvent] = field(default_factory=list)
+    stop: TokenEvent | None = None
 
     def add(self, parts: Sequence[Part]) -> None:
         """Append parts, joining text to text of the same kind."""
@@ -93,6 +97,7 @@ class Choice:
         ]
         if self._parser is not None:
             self._add(self._parser.finish(), piece)
+        piece.stop = finished.stop
         self.num_tokens = finished.num_new_tokens
         if finished.reason == "length" and not self.is_stopped:
             self.finish_reason = "length"

@@ -139,7 +139,9 @@ class _Reply:
             "finish_reason": finish_reason,
         }
         if self._body.logprobs is not None:
-            choice["logprobs"] = self._logprobs[index].read([*echo.tokens(), *piece.tokens])
+            end = [] if piece.stop is None else [piece.stop]
+            tokens = [*echo.tokens(), *piece.tokens, *end]
+            choice["logprobs"] = self._logprobs[index].read(tokens)
         if self._body.include:
             choice["routing"] = self._routing[index].read(piece.tokens)
         return choice

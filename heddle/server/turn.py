@@ -169,6 +169,7 @@ class TurnRun:
         async for index, piece, scored, finish_reason in self.updates():
             answers[index].piece.add(piece.parts)
             answers[index].piece.tokens += piece.tokens
+            answers[index].piece.stop = piece.stop
             answers[index].prompt_scored = scored or answers[index].prompt_scored
             answers[index].finish_reason = finish_reason
         return answers

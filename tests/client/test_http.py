@@ -198,10 +198,11 @@ def test_embeddings_keep_the_order_of_texts(server, model):
 @pytest.mark.parametrize(
     ("prompt", "continuation", "expected"),
     [
-        ("The sky is", " blue", (-0.5, 1, True)),
-        ("The sky", " is blue", (-2.5, 2, False)),
-        ("The sky i", "s blue", (-2.5, 2, False)),  # the token across the seam counts
-        ("", "The sky is blue", (-5.5, 3, False)),  # nothing comes before "The"
+        ("The sky is", " blue", (-0.5, 1, True, None)),
+        ("The sky is ", "blue", (-0.5, 1, True, None)),  # spaces belong to what follows
+        ("The sky", " is blue", (-2.5, 2, False, None)),
+        ("The sky i", "s blue", (-2.5, 2, False, None)),  # the token across the seam counts
+        ("", "The sky is blue", (-5.5, 3, False, None)),  # nothing comes before "The"
     ],
 )
 def test_score(server, model, prompt, continuation, expected):
@@ -216,10 +217,44 @@ def test_score(server, model, prompt, continuation, expected):
         },
     }  # fmt: skip
     server.answer = lambda exchange: exchange.send_json({"choices": [choice]})
-    assert model.score(prompt, continuation) == expected
+    assert model.score([(prompt, continuation)]) == [expected]
     (body,) = server.bodies
     assert body["prompt"] == prompt + continuation
     assert (body["echo"], body["max_tokens"], body["logprobs"]) == (True, 0, 1)
+
+
+def test_scores_of_several_pairs_come_with_what_they_took(server, model):
+    compute = {
+        "mean_loops": 2.0, "loops": {"2": 3}, "clusters": {}, "active_params": 10,
+        "flops": 60, "deepest_flops": 90,
+    }  # fmt: skip
+    answer = {
+        "choices": [{
+            "text": "a b",
+            "logprobs": {
+                "text_offset": [0, 1],
+                "token_logprobs": [None, -1.0],
+                "top_logprobs": [None, {" b": -1.0}],
+            },
+        }],
+        "usage": {"prompt_tokens": 2, "completion_tokens": 0, "compute": compute},
+    }  # fmt: skip
+    server.answer = lambda exchange: exchange.send_json(answer)
+    first, second = model.score([("a", " b"), ("a", " b")], think=2)
+    assert first == second
+    assert first.compute.loops == {2: 3} and first.compute.flops == 60
+    assert [body["think"] for body in server.bodies] == [{"loops": 2}] * 2
+
+
+def test_plain_text_is_gone_on_with(server, model):
+    choice = {"text": " blue", "finish_reason": "length"}
+    usage = {"prompt_tokens": 3, "completion_tokens": 1}
+    server.answer = lambda exchange: exchange.send_json({"choices": [choice], "usage": usage})
+    reply = model.complete("The sky is", max_tokens=1, temperature=0)
+    assert (reply.text, reply.finish_reason, reply.usage.num_new_tokens) == (" blue", "length", 1)
+    (body,) = server.bodies
+    assert (body["prompt"], body["max_tokens"], body["temperature"]) == ("The sky is", 1, 0)
+    assert server.exchanges[0].path == "/v1/completions"
 
 
 def test_a_character_in_pieces_at_the_seam_counts_whole(server, model):
@@ -232,7 +267,7 @@ def test_a_character_in_pieces_at_the_seam_counts_whole(server, model):
         },
     }
     server.answer = lambda exchange: exchange.send_json({"choices": [choice]})
-    assert model.score("a", "☃") == (-7.0, 3, True)
+    assert model.score([("a", "☃")]) == [(-7.0, 3, True, None)]
 
 
 @pytest.mark.parametrize(

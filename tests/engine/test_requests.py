@@ -31,7 +31,7 @@ def test_a_stop_id_ends_the_answer_and_is_not_reported(engine):
     answer = ask(engine, PROMPT, 8, stop_ids=frozenset([stop]))
     assert answer.tokens == tokens[: tokens.index(stop)]
     assert answer.finished.reason == "stop"
-    assert answer.finished.stop_id == stop
+    assert answer.finished.stop.token_id == stop
     assert answer.finished.num_new_tokens == tokens.index(stop) + 1
 
 

@@ -55,6 +55,30 @@ def test_echo_scores_the_prompt_as_generation_does(api, served_engine):
         assert {len(values) for values in logprobs.values()} == {len(prompt) + 1}
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_token_that_ends_an_answer_is_scored(api, stream):
+    """Or those who ask for one new token, and drop its score, would drop one of the prompt's."""
+    fields = {"echo": True, "logprobs": 0, "stream": stream}
+    asked = {"max_tokens": 1, "logit_bias": {"70": 100.0}, "stop_token_ids": [70], **fields}
+    response = api.complete("The loom", **asked)
+    choices = _choices(response, stream=stream)
+    assert "".join(choice["text"] for choice in choices) == "The loom"
+    assert choices[-1]["finish_reason"] == "stop"
+    prompt = _choices(api.complete("The loom", max_tokens=0, **fields), stream=stream)
+    *told, end = _logprobs(choices)
+    assert told == _logprobs(prompt) and end < 0
+
+
+def _choices(response, *, stream: bool) -> list[dict]:
+    if stream:
+        return [chunk["choices"][0] for chunk in chunks_of(response)]
+    return response.json()["choices"]
+
+
+def _logprobs(choices: list[dict]) -> list[float | None]:
+    return [n for choice in choices for n in (choice["logprobs"] or {}).get("token_logprobs", [])]
+
+
 def test_scoring_alone_generates_nothing(api):
     reply = api.complete("The loom", max_tokens=0, echo=True, logprobs=1).json()
     assert reply["choices"][0]["text"] == "The loom"
