@@ -9,6 +9,7 @@ from heddle.cli import (
     bench,
     chat,
     distill,
+    eval,
     export,
     keys,
     models,
@@ -68,6 +69,7 @@ app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
 app.command("distill")(distill.distill)
 app.command("export")(export.export)
+app.command("eval")(eval.evaluate_models)
 app.add_typer(keys.app, name="keys")
 app.add_typer(bench.app, name="bench")
 app.command("version")(version.version)

@@ -58,3 +58,18 @@ def mean(values: Sequence[float]) -> Interval:
 def difference(first: Sequence[float], second: Sequence[float]) -> Interval:
     """Return the mean of first minus second, of values that belong together by their place."""
     return mean([a - b for a, b in zip(first, second, strict=True)])
+
+
+def ratio(amounts: Sequence[float], weights: Sequence[float]) -> Interval:
+    """Return the sum of amounts by that of weights and its interval, over pairs of them.
+
+    The ratio estimator's: W. G. Cochran, Sampling Techniques, 1977, section 6.3. With equal weights
+    it is `mean`.
+    """
+    value = sum(amounts) / sum(weights)
+    scale = len(weights) / sum(weights)
+    off = [
+        (amount - value * weight) * scale for amount, weight in zip(amounts, weights, strict=True)
+    ]
+    _, low, high, n = mean(off)
+    return Interval(value, value + low, value + high, n)

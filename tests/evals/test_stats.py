@@ -3,7 +3,7 @@ import math
 import pytest
 
 from heddle.errors import ConfigError
-from heddle.evals.stats import difference, mean, share
+from heddle.evals.stats import difference, mean, ratio, share
 
 
 def test_wilsons_interval():
@@ -36,3 +36,17 @@ def test_differences_are_taken_in_pairs():
 def test_impossible_shares(right, n):
     with pytest.raises(ConfigError):
         share(right, n)
+
+
+def test_a_ratio_of_equal_weights_is_a_mean():
+    values = [1.0, 4.0, 2.0, 7.0]
+    assert ratio([2 * value for value in values], [2.0] * 4) == pytest.approx(mean(values))
+
+
+def test_a_ratios_interval():
+    """By hand: R = 11/10, residuals -0.1, 0.7, -0.6 of mean weight 10/3."""
+    found = ratio([1.0, 4.0, 6.0], [1.0, 3.0, 6.0])
+    assert found.value == pytest.approx(1.1)
+    deviation = math.sqrt((0.1**2 + 0.7**2 + 0.6**2) / 2)
+    half = 4.303 * deviation / (10 / 3) / math.sqrt(3)
+    assert (found.low, found.high) == pytest.approx((1.1 - half, 1.1 + half))

@@ -1,0 +1,1 @@
+from tests.serving import server_url as server_url
