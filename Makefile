@@ -44,11 +44,13 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	@touch $@
 
-.venv/.run: .venv/.torch pyproject.toml
+KERNELS := setup.py $(wildcard heddle/kernels/native/*)
+
+.venv/.run: .venv/.torch pyproject.toml $(KERNELS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
-.venv/.dev: .venv/.torch pyproject.toml
+.venv/.dev: .venv/.torch pyproject.toml $(KERNELS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ .venv/.run
 

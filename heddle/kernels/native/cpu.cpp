@@ -1,0 +1,76 @@
+// The plain C interface that `heddle/kernels/cpu.py` calls. Built once for each instruction set.
+
+#include "layers.h"
+
+using namespace heddle;
+
+extern "C" {
+
+// The best instruction set that this processor has, of those that builds exist for.
+const char* heddle_best() {
+#if defined(__x86_64__) && defined(__GNUC__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
+    return "avx512";
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
+#endif
+  return "portable";
+}
+
+Pool* heddle_pool(int num_threads) { return new Pool(num_threads); }
+void heddle_pool_free(Pool* pool) {
+  if (!pool->is_forked()) delete pool;
+}
+
+Stretch* heddle_stretch(const Shape* shape, Pool* pool) { return new Stretch(*shape, *pool); }
+void heddle_stretch_free(Stretch* stretch) { delete stretch; }
+
+// Bring x [token][width] through layers. `routing`, null without experts, is for each layer.
+void heddle_run(Stretch* stretch, const Layer* layers, int num_layers, const Step* step, float* x,
+                const LayerCache* caches, const Routing* routing) {
+  for (int i = 0; i < num_layers; ++i)
+    stretch->run(layers[i], *step, x, caches[i], routing ? routing + i : nullptr);
+}
+
+// Write m x for rows of x [row][cols] to out [row][rows]. In two planes: what single matrices cost
+// is reading them, and the head's rounding errors would be those of the logits.
+void heddle_product(Pool* pool, const Matrix* m, const float* x, int num_rows, float* out) {
+  static thread_local Rooms rooms;
+  Rounded in = rooms.rounded(num_rows, m->cols, 2);
+  for (int t = 0; t < num_rows; ++t) round_row(x + (size_t)t * m->cols, in.row(t));
+  const int pieces = std::min(m->panels(), 16 * pool->num_threads());
+  pool->run(pieces, [&](int i) {
+    const int first = (int)((int64_t)m->panels() * i / pieces);
+    const int end = (int)((int64_t)m->panels() * (i + 1) / pieces);
+    multiply(*m, in, num_rows, first, end, [&](int t, int p, const float* product) {
+      write_panel(*m, p, product, out + (size_t)t * m->rows, false);
+    });
+  });
+}
+
+// Write rows of a matrix as numbers: the embedding of tokens.
+void heddle_rows(const Matrix* m, const int64_t* rows, int count, float* out) {
+  const int size = Matrix::group_bytes(m->kind);
+  for (int i = 0; i < count; ++i) {
+    const uint8_t* panel = m->panel((int)(rows[i] / kPanel));
+    const int r = (int)(rows[i] % kPanel);
+    for (int g = 0; g < m->groups(); ++g, panel += size) {
+      float* to = out + (size_t)i * m->cols + g * kGroup;
+      uint16_t scale, offset = 0;
+      std::memcpy(&scale, panel + (m->kind == kNibbles ? 256 : 512) + 2 * r, 2);
+      if (m->kind == kNibbles) std::memcpy(&offset, panel + 288 + 2 * r, 2);
+      for (int c = 0; c < kGroup; ++c) {
+        int q;
+        if (m->kind == kBytes) {
+          q = (int8_t)panel[64 * (c / 4) + 4 * r + c % 4];
+        } else {
+          uint8_t both = panel[64 * (c % 16 / 4) + 4 * r + c % 4];
+          q = c < 16 ? both & 15 : both >> 4;
+        }
+        to[c] = half_to_float(scale) * (float)q + half_to_float(offset);
+      }
+    }
+  }
+}
+}

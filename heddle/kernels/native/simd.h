@@ -1,0 +1,140 @@
+// Vectors of floats as wide as the instruction set has them, and number formats of two bytes.
+//
+// Written with the vector extensions of GCC and Clang
+// (https://gcc.gnu.org/onlinedocs/gcc/Vector-Extensions.html); a build chooses the width by its
+// flags. Whatever must give the same bits however rows are batched is written with `fma` here,
+// so that no compiler decides what is fused.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace heddle {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+typedef float Vec __attribute__((vector_size(4 * kLanes)));
+typedef int32_t VecI __attribute__((vector_size(4 * kLanes)));
+
+inline Vec load(const float* from) {
+  Vec v;
+  std::memcpy(&v, from, sizeof v);
+  return v;
+}
+
+inline void store(float* to, Vec v) { std::memcpy(to, &v, sizeof v); }
+
+inline Vec all(float x) { return x - Vec{}; }
+
+inline Vec fma(Vec a, Vec b, Vec c) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+  return (Vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  for (int i = 0; i < kLanes; ++i) c[i] = std::fma(a[i], b[i], c[i]);
+  return c;
+#endif
+}
+
+inline Vec max(Vec a, Vec b) { return a > b ? a : b; }
+
+inline float sum(Vec v) {
+  float total = 0;
+  for (int i = 0; i < kLanes; ++i) total += v[i];
+  return total;
+}
+
+inline float largest(Vec v) {
+  float top = v[0];
+  for (int i = 1; i < kLanes; ++i) top = v[i] > top ? v[i] : top;
+  return top;
+}
+
+// e^x within two units in the last place: x = n ln 2 + r, and a polynomial for e^r.
+// Coefficients: Cephes, expf (S. L. Moshier, https://www.netlib.org/cephes/).
+inline Vec exp(Vec x) {
+  const Vec low = all(-87.3f), high = all(88.3f);
+  Vec safe = x < low ? low : (x > high ? high : x);
+  const Vec shift = all(12582912.0f);  // 1.5 * 2^23: adding it rounds to the nearest integer
+  Vec n = fma(safe, all(1.44269504088896341f), shift) - shift;
+  Vec r = fma(n, all(-0.693359375f), safe);
+  r = fma(n, all(2.12194440e-4f), r);
+  Vec p = all(1.9875691500e-4f);
+  p = fma(p, r, all(1.3981999507e-3f));
+  p = fma(p, r, all(8.3334519073e-3f));
+  p = fma(p, r, all(4.1665795894e-2f));
+  p = fma(p, r, all(1.6666665459e-1f));
+  p = fma(p, r, all(5.0000001201e-1f));
+  p = fma(p, r * r, r + all(1.0f));
+  VecI power = (__builtin_convertvector(n, VecI) + 127) << 23;
+  Vec scale;
+  std::memcpy(&scale, &power, sizeof scale);
+  Vec result = p * scale;
+  result = x < low ? Vec{} : result;
+  return x == x ? result : x;  // NaN stays NaN
+}
+
+// Numbers as caches keep them: float32, bfloat16, or int8 whose scale is elsewhere.
+typedef uint16_t Bfloat;
+
+inline Vec load_as(const float* from) { return load(from); }
+
+inline Vec load_as(const Bfloat* from) {
+  typedef uint16_t Short __attribute__((vector_size(2 * kLanes)));
+  typedef uint32_t Wide __attribute__((vector_size(4 * kLanes)));
+  Short bits;
+  std::memcpy(&bits, from, sizeof bits);
+  Wide wide = __builtin_convertvector(bits, Wide) << 16;
+  Vec v;
+  std::memcpy(&v, &wide, sizeof v);
+  return v;
+}
+
+inline Vec load_as(const int8_t* from) {
+  typedef int8_t Byte __attribute__((vector_size(kLanes)));
+  Byte bytes;
+  std::memcpy(&bytes, from, sizeof bytes);
+  return __builtin_convertvector(__builtin_convertvector(bytes, VecI), Vec);
+}
+
+inline Bfloat to_bfloat(float value) {  // to the nearest, ties to even
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if (value != value) return (Bfloat)(bits >> 16 | 64);
+  return (Bfloat)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+inline float half_to_float(uint16_t h) {
+#if defined(__F16C__)
+  return _cvtsh_ss(h);
+#else
+  uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 1023;
+  float magnitude;
+  if (exponent == 0) {
+    magnitude = std::ldexp((float)mantissa, -24);
+  } else {
+    uint32_t bits = exponent == 31 ? 0x7f800000u | mantissa << 13
+                                   : (exponent + 112) << 23 | mantissa << 13;
+    std::memcpy(&magnitude, &bits, 4);
+  }
+  uint32_t bits;
+  std::memcpy(&bits, &magnitude, 4);
+  bits |= sign;
+  std::memcpy(&magnitude, &bits, 4);
+  return magnitude;
+#endif
+}
+
+}  // namespace heddle

@@ -1,0 +1,181 @@
+// Puts the kernels through odd shapes, many threads and a fork; built with sanitisers by
+// test_sanitised.py. Prints nothing and returns 0 when all is well.
+#include <sys/wait.h>
+
+#include <cstdio>
+#include <random>
+
+#include "../../heddle/kernels/native/cpu.cpp"
+
+namespace {
+
+std::mt19937 generator(7);
+
+float normal() { return std::normal_distribution<float>()(generator); }
+
+uint16_t half(float value) {  // of a normal number that float16 has
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return (uint16_t)((bits >> 16 & 0x8000) | (((bits >> 23 & 255) - 112) << 10) | (bits >> 13 & 1023));
+}
+
+struct OwnedMatrix : Matrix {
+  std::vector<uint8_t> bytes;
+  std::vector<float> biases;
+
+  OwnedMatrix(int rows, int cols, Kind kind, bool has_bias) : Matrix{rows, cols, kind, 0, 0, 0} {
+    const int size = group_bytes(kind), codes = kind == kNibbles ? 256 : 512;
+    bytes.resize((size_t)panels() * groups() * size);
+    for (size_t i = 0; i < bytes.size(); ++i) bytes[i] = (uint8_t)generator();
+    for (size_t at = codes; at < bytes.size(); at += size)
+      for (int r = 0; r < (size - codes) / 2; ++r) {
+        uint16_t scale = half(0.001f + 0.01f * (float)(r % 3));
+        std::memcpy(&bytes[at + 2 * r], &scale, 2);
+      }
+    if (has_bias) for (int r = 0; r < rows; ++r) biases.push_back(normal());
+    data = bytes.data();
+    bias = has_bias ? biases.data() : nullptr;
+  }
+};
+
+// Whether products equal those of the matrix's numbers, as far as 15 bits and float32 go.
+bool products_are_right(Pool* pool, const OwnedMatrix& m, int num_rows) {
+  std::vector<float> x((size_t)num_rows * m.cols), out((size_t)num_rows * m.rows);
+  for (float& value : x) value = normal();
+  heddle_product(pool, &m, x.data(), num_rows, out.data());
+  std::vector<float> row(m.cols);
+  for (int r = 0; r < m.rows; ++r) {
+    const int64_t number = r;
+    heddle_rows(&m, &number, 1, row.data());
+    for (int t = 0; t < num_rows; ++t) {
+      double sum = m.bias ? m.bias[r] : 0, size = 1e-3;
+      for (int c = 0; c < m.cols; ++c) {
+        double product = (double)row[c] * x[(size_t)t * m.cols + c];
+        sum += product, size += std::fabs(product);
+      }
+      if (std::fabs(sum - out[(size_t)t * m.rows + r]) > 1e-3 * size) return false;
+    }
+  }
+  return true;
+}
+
+struct Network {
+  Shape shape;
+  std::vector<OwnedMatrix> matrices;
+  std::vector<std::vector<float>> norms;
+  std::vector<Layer> layers;
+
+  Network(Shape s, Kind kind) : shape(s) {
+    const int q = s.num_heads * s.head_width, kv = s.num_kv_heads * s.head_width;
+    for (int i = 0; i < 2; ++i) {
+      matrices.emplace_back(q + 2 * kv, s.width, kind, true);
+      matrices.emplace_back(s.width, q, kind, false);
+      matrices.emplace_back(2 * s.ffn_width, s.width, kind, false);
+      matrices.emplace_back(s.width, s.ffn_width, kind, true);
+    }
+    for (int i = 0; i < 8; ++i) norms.emplace_back(std::max(s.width, s.head_width), 1.0f);
+    for (int i = 0; i < 2; ++i) {
+      const bool has_norms = i == 1;
+      layers.push_back({norms[4 * i].data(), norms[4 * i + 1].data(),
+                        has_norms ? norms[4 * i + 2].data() : nullptr,
+                        has_norms ? norms[4 * i + 3].data() : nullptr, matrices[4 * i],
+                        matrices[4 * i + 1], matrices[4 * i + 2], matrices[4 * i + 3], 1 + i, 0});
+    }
+  }
+};
+
+// The states of 150 tokens of one sequence and 20 of another, read in steps of at most `most`.
+std::vector<float> states(Pool* pool, Network& network, CacheKind cache_kind, int page_tokens,
+                          int most) {
+  const Shape& s = network.shape;
+  const int lengths[2] = {150, 20}, num_pages = 2 * (160 / page_tokens + 1);
+  const size_t cache_size = (size_t)num_pages * page_tokens * s.num_kv_heads * s.head_width;
+  // NaN in float32 and, by halves, in bfloat16: nothing may be read that was not written.
+  std::vector<std::vector<uint32_t>> room(8, std::vector<uint32_t>(cache_size, 0x7fc07fc0));
+  LayerCache caches[2];
+  for (int i = 0; i < 2; ++i)
+    caches[i] = {room[4 * i].data(), room[4 * i + 1].data(), (float*)room[4 * i + 2].data(),
+                 (float*)room[4 * i + 3].data()};
+  std::vector<int64_t> pages[2];
+  for (int i = 0; i < num_pages; ++i) pages[i % 2].push_back(num_pages - 1 - i);
+  std::vector<float> input((size_t)170 * s.width), result;
+  std::mt19937 same(1);
+  for (float& value : input) value = std::normal_distribution<float>()(same);
+  Stretch* stretch = heddle_stretch(&s, pool);
+  std::vector<float> kept[2];
+  for (int done = 0; done < 150; done += most) {
+    std::vector<float> x, cos, sin;
+    std::vector<int64_t> places;
+    std::vector<Sequence> sequences;
+    for (int n = 0; n < 2; ++n) {
+      const int first = std::min(done, lengths[n]), end = std::min(done + most, lengths[n]);
+      if (first == end) continue;
+      const int start = (int)places.size();
+      for (int t = first; t < end; ++t) {
+        const float* from = &input[(size_t)(n * 150 + t) * s.width];
+        x.insert(x.end(), from, from + s.width);
+        places.push_back(pages[n][t / page_tokens] * page_tokens + t % page_tokens);
+        for (int c = 0; c < s.head_width; ++c) {
+          cos.push_back(std::cos(0.1f * (float)t));
+          sin.push_back(std::sin(0.1f * (float)t) * (c < s.head_width / 2 ? -1.0f : 1.0f));
+        }
+      }
+      sequences.push_back({start, (int)places.size(), first, 0, pages[n].data()});
+    }
+    const Step step{(int)places.size(), (int)sequences.size(), page_tokens, cache_kind,
+                    cos.data(), sin.data(), places.data(), sequences.data()};
+    heddle_run(stretch, network.layers.data(), 2, &step, x.data(), caches);
+    for (size_t i = 0; i < sequences.size(); ++i) {
+      const Sequence& q = sequences[i];
+      std::vector<float>& to = kept[q.pages == pages[0].data() ? 0 : 1];
+      to.insert(to.end(), x.begin() + (size_t)q.start * s.width, x.begin() + (size_t)q.end * s.width);
+    }
+  }
+  heddle_stretch_free(stretch);
+  for (auto& part : kept) result.insert(result.end(), part.begin(), part.end());
+  return result;
+}
+
+bool equal_and_finite(const std::vector<float>& a, const std::vector<float>& b) {
+  for (float value : a) if (!std::isfinite(value)) return false;
+  return a.size() == b.size() && !std::memcmp(a.data(), b.data(), a.size() * sizeof(float));
+}
+
+int failed(const char* what) {
+  std::fprintf(stderr, "%s\n", what);
+  return 1;
+}
+
+}  // namespace
+
+int main() {
+  Pool* pool = heddle_pool(3);
+  for (Kind kind : {kNibbles, kBytes})
+    for (int rows : {1, 16, 33})
+      for (int cols : {32, 96})
+        for (int num_rows : {1, 4, 7})
+          if (!products_are_right(pool, OwnedMatrix(rows, cols, kind, rows == 33), num_rows))
+            return failed("a product is wrong");
+  for (Kind kind : {kNibbles, kBytes})
+    for (Shape shape : {Shape{64, 4, 2, 16, 96, 1e-5f}, Shape{96, 3, 1, 32, 32, 1e-5f}}) {
+      Network network(shape, kind);
+      for (CacheKind cache : {kFloat, kBfloat, kInt8}) {
+        std::vector<float> whole = states(pool, network, cache, 16, 150);
+        for (int most : {1, 37})
+          if (!equal_and_finite(whole, states(pool, network, cache, most == 1 ? 64 : 32, most)))
+            return failed("batching changes bits");
+      }
+    }
+  const OwnedMatrix shared(160, 64, kNibbles, false);
+  const pid_t child = fork();
+  if (child == 0) {
+    const bool is_right = products_are_right(pool, shared, 2);
+    heddle_pool_free(pool);
+    _exit(is_right ? 0 : 1);
+  }
+  int status = 1;
+  waitpid(child, &status, 0);
+  if (status) return failed("a forked process fails");
+  heddle_pool_free(pool);
+  return 0;
+}
