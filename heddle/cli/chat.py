@@ -19,6 +19,7 @@ def chat(
     threads: options.Threads = None,
     context_length: options.ContextLength = None,
     dtype: options.Dtype = "float32",
+    kernels: options.Kernels = "auto",
 ) -> None:
     """Talk to a model in the terminal; lines from a pipe are answered one by one."""
     from heddle.cli.connection import connected
@@ -27,7 +28,9 @@ def chat(
         temperature=temperature, max_tokens=max_tokens, think=think, alignment=alignment
     )
     conversation = Conversation(system=system, sampling=sampling)
-    config = options.engine_config(threads=threads, context_length=context_length, dtype=dtype)
+    config = options.engine_config(
+        threads=threads, context_length=context_length, dtype=dtype, kernels=kernels
+    )
     with connected(model, url=url, config=config) as connection:
         if sys.stdin.isatty() and out.is_terminal:
             from heddle.cli.talk import talk

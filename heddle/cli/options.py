@@ -27,8 +27,13 @@ ContextLength = Annotated[
         min=1, help="Tokens of one conversation at most.", show_default="the model's, at most 8192"
     ),
 ]
-Dtype = Annotated[
-    Literal["float32", "bfloat16"], typer.Option(help="Precision of weights and cache.")
+Dtype = Annotated[Literal["float32", "bfloat16"], typer.Option(help="Precision of weights.")]
+CacheDtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "int8"], typer.Option(help="Precision of the cache.")
+]
+Kernels = Annotated[
+    Literal["auto", "torch", "avx512", "avx2", "portable"],
+    typer.Option(help="What computes: native kernels, the best unless named, or PyTorch."),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object, described in docs/cli.md.")
@@ -58,12 +63,23 @@ Alignment = Annotated[
 
 
 def engine_config(
-    *, threads: int | None, context_length: int | None, dtype: Literal["float32", "bfloat16"]
+    *,
+    threads: int | None,
+    context_length: int | None,
+    dtype: Literal["float32", "bfloat16"],
+    kernels: Literal["auto", "torch", "avx512", "avx2", "portable"] = "auto",
+    cache_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
 ) -> "EngineConfig":
     """Return the engine's settings for the options that every command with an engine has."""
     from heddle.engine.config import EngineConfig
 
-    return EngineConfig(threads=threads, context_length=context_length, dtype=dtype)
+    return EngineConfig(
+        threads=threads,
+        context_length=context_length,
+        dtype=dtype,
+        kernels=kernels,
+        cache_dtype=cache_dtype,
+    )
 
 
 def sampling(*, think: str | None = None, **given: float | None) -> dict[str, Any]:

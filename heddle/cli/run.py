@@ -30,6 +30,7 @@ def run(
     threads: options.Threads = None,
     context_length: options.ContextLength = None,
     dtype: options.Dtype = "float32",
+    kernels: options.Kernels = "auto",
     as_json: options.AsJson = False,
 ) -> None:
     """Answer one prompt and leave."""
@@ -49,7 +50,9 @@ def run(
         think=think,
         alignment=alignment,
     )
-    config = options.engine_config(threads=threads, context_length=context_length, dtype=dtype)
+    config = options.engine_config(
+        threads=threads, context_length=context_length, dtype=dtype, kernels=kernels
+    )
     with connected(model, url=url, config=config) as connection:
         if as_json:
             reply = connection.chat(messages, **sampling)

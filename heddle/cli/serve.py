@@ -56,6 +56,8 @@ def serve(
     threads: options.Threads = None,
     context_length: options.ContextLength = None,
     dtype: options.Dtype = "float32",
+    kernels: options.Kernels = "auto",
+    cache_dtype: options.CacheDtype = "auto",
     max_running: MaxRunning = 16,
     max_waiting: MaxWaiting = 128,
     cache_tokens: CacheTokens = None,
@@ -87,18 +89,18 @@ def serve(
         threads=threads,
         context_length=context_length,
         dtype=dtype,
+        kernels=kernels,
+        cache_dtype=cache_dtype,
         max_running=max_running,
         max_waiting=max_waiting,
         cache_tokens=cache_tokens,
     )
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for library in ("uvicorn", "httpx"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    _log()
     with listen(settings) as listener:  # first, so that a taken port shows at once
         engine = Engine.load(fetched(model), config)
         note(
             f"Serving {engine.checkpoint.name} ({engine.checkpoint.description}), "
-            f"{engine.context_length} tokens of context"
+            f"{engine.context_length} tokens of context, {_computing(engine.kernels)}"
         )
         url = _url(host, listener.getsockname()[1])
         run(
@@ -107,6 +109,16 @@ def serve(
             listener=listener,
             on_ready=lambda: print(f"Heddle is ready: {url}", flush=True),
         )
+
+
+def _log() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for library in ("uvicorn", "httpx"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def _computing(kernels: str | None) -> str:
+    return f"{kernels} kernels" if kernels else "PyTorch, no native kernels"
 
 
 def _url(host: str, port: int) -> str:

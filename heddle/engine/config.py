@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
+
 from heddle.errors import ConfigError
 
 DType = Literal["float32", "bfloat16"]
+CacheDType = Literal["auto", "float32", "bfloat16", "int8"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "int8": torch.int8}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +26,12 @@ class EngineConfig:
         step_tokens: tokens of one forward pass at most.
         shared_step_tokens: the same while an answer is being generated, so that a long prompt does
             not stall it.
-        dtype: precision of weights and cache.
-        threads: PyTorch's threads; None: one a core.
+        dtype: precision of weights.
+        cache_dtype: precision of the cache; "auto" is bfloat16 where native kernels read it, else
+            that of the weights. int8 has a scale for each head of each token; only kernels read it.
+        threads: PyTorch's and the kernels'; None: one a core.
+        kernels: which build of the native kernels computes; "auto" is the best that there is and
+            that the processor has, "torch" is none.
     """
 
     context_length: int | None = None
@@ -34,7 +42,9 @@ class EngineConfig:
     step_tokens: int = 512
     shared_step_tokens: int = 64
     dtype: DType = "float32"
+    cache_dtype: CacheDType = "auto"
     threads: int | None = None
+    kernels: Literal["auto", "torch", "avx512", "avx2", "portable"] = "auto"
 
     def __post_init__(self):
         for name in ("context_length", "cache_tokens", "threads"):

@@ -18,7 +18,8 @@ import torch
 from heddle.engine.cache import PageCache
 from heddle.engine.config import EngineConfig
 from heddle.engine.grammar import GrammarCompiler
-from heddle.engine.load import load_model
+from heddle.engine.load import chosen_kernels, load_model
+from heddle.engine.native import uses_kernels
 from heddle.engine.pages import page_tokens
 from heddle.engine.progress import advance
 from heddle.engine.request import Event, Finished, Request
@@ -81,9 +82,10 @@ class Engine:
             vocab_size=checkpoint.config.vocab_size,
             eos_ids=checkpoint.eos_ids,
         )
-        self._runner = Runner(
-            load_model(checkpoint, dtype=config.dtype), config, num_pages=num_pages
-        )
+        kernels = chosen_kernels(config)
+        model = load_model(checkpoint, dtype=config.dtype, kernels=kernels, page_tokens=size)
+        self.kernels = kernels.instruction_set if kernels and uses_kernels(model) else None
+        self._runner = Runner(model, config, num_pages=num_pages)
         self.checkpoint = replace(checkpoint, tensors={})  # lets go of the mapped file
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._live: dict[str, Sequence] = {}

@@ -1,27 +1,37 @@
 """From a checkpoint to a network in memory, ready for the engine."""
 
+import logging
+
 import torch
 from torch import Tensor, nn
 
-from heddle.engine.config import DType
+from heddle.engine.config import DTYPES, DType, EngineConfig
+from heddle.engine.native import use_kernels, use_native_layers
 from heddle.engine.packed_linear import MIN_PACKED_WIDTH, PackedLinear, can_pack
 from heddle.engine.served_experts import ServedExperts
+from heddle.errors import ConfigError
+from heddle.kernels.cpu import Kernels, available
 from heddle.model.experts import Experts
 from heddle.model.transformer import Transformer
 from heddle.weights.checkpoint import Checkpoint
 
+log = logging.getLogger(__name__)
+
 EXPERT_PARTS = ("gate", "up", "down")
-_DTYPES: dict[DType, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def load_model(checkpoint: Checkpoint, *, dtype: DType) -> Transformer:
+def load_model(
+    checkpoint: Checkpoint, *, dtype: DType, kernels: Kernels | None = None, page_tokens: int = 16
+) -> Transformer:
     """Build the network and fill it, one tensor at a time, so that no second copy is held.
 
     Raises `WeightsError` when a tensor cannot be read.
     """
-    precision = _DTYPES[dtype]
+    precision = DTYPES[dtype]
     with torch.device("meta"):
         model = Transformer(checkpoint.config)
+    if kernels is not None:
+        use_kernels(model, checkpoint, kernels)
     if can_pack(precision):
         for name, module in list(model.named_modules()):
             if isinstance(module, nn.Linear) and module.out_features >= MIN_PACKED_WIDTH:
@@ -43,7 +53,30 @@ def load_model(checkpoint: Checkpoint, *, dtype: DType) -> Transformer:
         assert value.shape == empty.shape, f"{name}: {value.shape} is not {empty.shape}"
         state[name] = column_major(value) if value.dim() == 2 else value
     model.load_state_dict(state, assign=True)
-    return model.requires_grad_(False).eval()
+    model.requires_grad_(False).eval()
+    if kernels is not None:
+        use_native_layers(model, kernels, page_tokens=page_tokens)
+    return model
+
+
+def chosen_kernels(config: EngineConfig) -> Kernels | None:
+    """Return the kernels that a configuration asks for, None for PyTorch alone.
+
+    Raises ConfigError for a build that is missing or that this processor cannot run.
+    """
+    usable = available()
+    if config.kernels == "torch" or config.dtype != "float32":
+        return None
+    if config.kernels == "auto" and not usable:
+        log.warning("kernels=none reason=not_built effect=slower")
+        return None
+    name = usable[0] if config.kernels == "auto" else config.kernels
+    if name not in usable:
+        raise ConfigError(
+            f"kernels {name!r} are not here or not for this processor: choose one of "
+            f"{', '.join(('auto', *usable, 'torch'))}"
+        )
+    return Kernels(name, num_threads=config.threads or torch.get_num_threads())
 
 
 def column_major(weight: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ Says for a packed step where each token is stored and what each sequence attends
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from heddle.engine.pages import Pages
+from heddle.kernels.cpu import Span
 from heddle.model.memory import additive, attention, running_mean, with_own_block
 from heddle.model.paging import choose_pages
 from heddle.model.slots import Pooler
@@ -75,11 +77,9 @@ class PagedMemory:
     """Stores this step's keys and values and attends over the cache."""
 
     def __init__(self, pages: Pages, segments: list[Segment]):
-        self._pages = pages
-        self._segments = segments
-        self._runs = [run for segment in segments for run in self._split(segment)]
-        self._causal = [_causal(run) for run in self._runs]
-        self._store_T = torch.cat(
+        self.pages = pages
+        self.segments = segments
+        self.place_T = torch.cat(
             [
                 self._places(s.pages, torch.arange(s.num_past, s.num_past + s.end - s.start))
                 for s in segments
@@ -88,12 +88,28 @@ class PagedMemory:
         filled = [self._filled(segment) for segment in segments]
         self._filled_page_B, self._filled_block_B = map(torch.cat, zip(*filled, strict=True))
 
+    @cached_property
+    def _runs(self) -> list[_Run]:
+        return [run for segment in self.segments for run in self._split(segment)]
+
+    @cached_property
+    def _causal(self) -> list[Tensor | None]:
+        return [_causal(run) for run in self._runs]
+
+    @cached_property
+    def spans(self) -> list[Span]:
+        """The step's sequences as native kernels take them."""
+        return [
+            Span(start=s.start, end=s.end, num_past=s.num_past, page_P=torch.tensor(s.pages))
+            for s in self.segments
+        ]
+
     def attend(
         self, layer: int, q_THC: Tensor, k_TKC: Tensor, v_TKC: Tensor, pooler: Pooler | None = None
     ) -> Tensor:
         """See `model.memory.Memory.attend`."""
-        self._pages.k_LKC[layer][self._store_T] = k_TKC
-        self._pages.v_LKC[layer][self._store_T] = v_TKC
+        self.pages.k_LKC[layer][self.place_T] = k_TKC
+        self.pages.v_LKC[layer][self.place_T] = v_TKC
         if pooler is not None and len(self._filled_page_B):
             self._summarise(layer, pooler)
         out_THC = torch.empty_like(q_THC)
@@ -119,9 +135,9 @@ class PagedMemory:
     ) -> Tensor:
         """See `model.memory.Memory.attend_again`."""
         out_NHC = torch.empty_like(q_NHC)
-        block_tokens = self._pages.loop_block_tokens
+        block_tokens = self.pages.loop_block_tokens
         own: dict[int, Own] = {}
-        for segment, (low, high) in zip(self._segments, _cuts(rows, self._segments), strict=True):
+        for segment, (low, high) in zip(self.segments, _cuts(rows, self.segments), strict=True):
             if low < high:
                 position_N = rows[low:high] - segment.start + segment.num_past
                 last = segment.num_past + segment.end - segment.start - 1
@@ -151,24 +167,24 @@ class PagedMemory:
 
     def running_mean(self, x_TJ: Tensor, *, decay: float) -> Tensor:
         """See `model.memory.Memory.running_mean`."""
-        parts, size = [], self._pages.page_tokens
-        for segment in self._segments:
+        parts, size = [], self.pages.page_tokens
+        for segment in self.segments:
             first, end = segment.num_past, segment.num_past + segment.end - segment.start
             start_J = torch.zeros_like(x_TJ[0])
             if first > 0:
-                start_J = self._pages.mean_PJ[segment.pages[(first - 1) // size]]
+                start_J = self.pages.mean_PJ[segment.pages[(first - 1) // size]]
             [mean_NJ] = running_mean(
                 x_TJ[None, segment.start : segment.end], start_J[None], decay=decay
             )
             for page in range(first // size, (end - 1) // size + 1):
                 last = min(end, (page + 1) * size) - 1
-                self._pages.mean_PJ[segment.pages[page]] = mean_NJ[last - first]
+                self.pages.mean_PJ[segment.pages[page]] = mean_NJ[last - first]
             parts.append(mean_NJ)
         return torch.cat(parts)
 
     def _split(self, segment: Segment) -> list[_Run]:
         """Cut a segment where what its rows see through slots changes."""
-        memory, first = self._pages.memory, segment.num_past
+        memory, first = self.pages.memory, segment.num_past
         end = first + segment.end - segment.start
         if memory is None:
             return [self._run(segment, first, end, near_block=0)]
@@ -183,7 +199,7 @@ class PagedMemory:
 
     def _run(self, segment: Segment, first: int, end: int, *, near_block: int) -> _Run:
         """Make the run of positions `first` to `end`, which reads exactly from a block on."""
-        memory, size = self._pages.memory, self._pages.page_tokens
+        memory, size = self.pages.memory, self.pages.page_tokens
         position_L = torch.arange(near_block * size, end)
         slot_pages: list[Tensor] = []
         block_M = torch.empty(0, dtype=torch.long)
@@ -211,12 +227,12 @@ class PagedMemory:
         return _Run(segment, start, end, first, places, position_L, slot_pages, block_M)
 
     def _places(self, pages: list[int], position_L: Tensor) -> Tensor:
-        size = self._pages.page_tokens
+        size = self.pages.page_tokens
         return torch.tensor(pages)[position_L // size] * size + position_L % size
 
     def _filled(self, segment: Segment) -> tuple[Tensor, Tensor]:
         """Return the pages that this step fills, and their blocks' numbers in the sequence."""
-        size = self._pages.page_tokens
+        size = self.pages.page_tokens
         end = segment.num_past + segment.end - segment.start
         block_B = torch.arange(segment.num_past // size, end // size)
         return torch.tensor(segment.pages)[block_B], block_B
@@ -224,14 +240,23 @@ class PagedMemory:
     def _summarise(self, layer: int, pooler: Pooler) -> None:
         """Pool the blocks that this step completes."""
         page_B, block_B = self._filled_page_B, self._filled_block_B
-        k_BNKC = self._pages.of(self._pages.k_LKC[layer], page_B)
-        v_BNKC = self._pages.of(self._pages.v_LKC[layer], page_B)
-        for tier, kept in enumerate(self._pages.slots[layer]):
+        k_BNKC = self.pages.of(self.pages.k_LKC[layer], page_B)
+        v_BNKC = self.pages.of(self.pages.v_LKC[layer], page_B)
+        for tier, kept in enumerate(self.pages.slots[layer]):
             for into, value in zip(kept, pooler(k_BNKC, v_BNKC, block_B, tier=tier), strict=True):
                 into[page_B] = value
 
     def _read(self, layer: int, places: slice | Tensor) -> tuple[Tensor, Tensor]:
-        return self._pages.k_LKC[layer][places], self._pages.v_LKC[layer][places]
+        k_LKC, v_LKC = self.pages.k_LKC[layer], self.pages.v_LKC[layer]
+        if not self.pages.is_native:
+            return k_LKC[places], v_LKC[places]
+        if isinstance(places, slice):
+            places = torch.arange(places.start, places.stop)
+        size, (_, *heads) = self.pages.page_tokens, k_LKC.shape
+        page_L, token_L = places // size, places % size
+        k_PKCT = k_LKC.view(-1, *heads, size)  # `native/attention.h` has the layout
+        v_PKTC = v_LKC.view(-1, heads[0], size, heads[1])
+        return k_PKCT[page_L, :, :, token_L].float(), v_PKTC[page_L, :, token_L].float()
 
     def _read_slots(
         self, layer: int, run: _Run, q_NHC: Tensor, position_N: Tensor
@@ -242,14 +267,14 @@ class PagedMemory:
         """
         k_LKC, v_LKC = self._read(layer, run.places)
         k_parts, v_parts, bias_parts = [k_LKC], [v_LKC], []
-        for kept, page_B in zip(self._pages.slots[layer], run.slot_pages, strict=True):
+        for kept, page_B in zip(self.pages.slots[layer], run.slot_pages, strict=True):
             k_parts.append(kept.k_BMKC[page_B].flatten(0, 1))
             v_parts.append(kept.v_BMKC[page_B].flatten(0, 1))
             bias_parts.append(kept.bias_BM[page_B].flatten())
         k_LKC, v_LKC, bias_M = torch.cat(k_parts), torch.cat(v_parts), torch.cat(bias_parts)
         exact_NL = additive(run.position_L <= position_N[:, None], bias_M.dtype)
         mask_NL = torch.cat([exact_NL, bias_M.expand(len(position_N), -1)], dim=1)
-        memory = self._pages.memory
+        memory = self.pages.memory
         if memory is None or memory.paged_blocks == 0:
             return k_LKC, v_LKC, mask_NL
         [chosen_NB] = choose_pages(
@@ -261,7 +286,7 @@ class PagedMemory:
             paged_blocks=memory.paged_blocks,
         )
         mask_NL[:, -len(run.block_M) :].masked_fill_(chosen_NB[:, run.block_M], -torch.inf)
-        size, paged_B = self._pages.page_tokens, chosen_NB.any(0).nonzero()[:, 0]
+        size, paged_B = self.pages.page_tokens, chosen_NB.any(0).nonzero()[:, 0]
         position_P = (paged_B[:, None] * size + torch.arange(size)).flatten()
         # Sinks are read already.
         sees_NP = chosen_NB[:, position_P // size] & (position_P >= memory.sink_tokens)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from heddle.engine.config import EngineConfig
+from heddle.kernels.cpu import LayerCache
 from heddle.model.config import ModelConfig
 from heddle.model.slots import Slots
 
@@ -22,30 +23,51 @@ def page_tokens(model: ModelConfig, config: EngineConfig) -> int:
 class Pages:
     """Keys and values of all layers, slots of all tiers, and the gate's running mean.
 
-    `mean_PJ` is the mean behind the last token that was stored in a page.
+    In native pages keys and values lie as the kernels have them. `mean_PJ` is the mean behind the
+    last token that was stored in a page.
     """
 
     def __init__(
-        self, config: ModelConfig, *, num_pages: int, page_tokens: int, dtype: torch.dtype
+        self,
+        config: ModelConfig,
+        *,
+        num_pages: int,
+        page_tokens: int,
+        dtype: torch.dtype,
+        is_native: bool = False,
     ):
         self.page_tokens = page_tokens
+        self.is_native = is_native
         self.memory = config.memory
         self.loop_block_tokens = config.think.block_tokens if config.think else 0
         heads = (config.num_kv_heads, config.head_width)
         shape = (num_pages * page_tokens, *heads)
         self.k_LKC = [torch.empty(shape, dtype=dtype) for _ in range(config.num_layers)]
         self.v_LKC = [torch.empty(shape, dtype=dtype) for _ in range(config.num_layers)]
+        self.native = [
+            LayerCache(k_LKC, v_LKC, *_scales(k_LKC))
+            for k_LKC, v_LKC in zip(self.k_LKC, self.v_LKC, strict=True)
+        ]
         sizes = [page_tokens // tier.ratio for tier in self.memory.tiers] if self.memory else []
         self.slots = [
             [_empty_slots(num_pages, size, heads, dtype) for size in sizes]
             for _ in range(config.num_layers)
         ]
         mean_width = config.fabric.context_width if config.fabric else 0
-        self.mean_PJ = torch.zeros(num_pages, mean_width, dtype=dtype)
+        self.mean_PJ = torch.zeros(
+            num_pages, mean_width, dtype=torch.float32 if is_native else dtype
+        )
 
     def of(self, tensor_LKC: Tensor, page_P: Tensor) -> Tensor:
         """Return whole pages of a layer's keys or values, (pages, tokens, heads, channels)."""
         return tensor_LKC.unflatten(0, (-1, self.page_tokens))[page_P]
+
+
+def _scales(k_LKC: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Return room for the scales of keys and of values in int8, of every token and head."""
+    if k_LKC.dtype != torch.int8:
+        return None, None
+    return torch.empty(k_LKC.shape[:2]), torch.empty(k_LKC.shape[:2])
 
 
 def _empty_slots(num_pages: int, size: int, heads: tuple[int, int], dtype: torch.dtype) -> Slots:

@@ -5,11 +5,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from heddle.engine.config import EngineConfig
+from heddle.engine.config import DTYPES, EngineConfig
+from heddle.engine.native import has_native_layers
 from heddle.engine.paged_memory import PagedMemory, Segment
 from heddle.engine.pages import Pages, page_tokens
 from heddle.engine.scheduler import Work
 from heddle.engine.spending import Reading, readings
+from heddle.errors import ConfigError
 from heddle.model.batch import Depth, Packed
 from heddle.model.config import CLUSTERS
 from heddle.model.transformer import Transformer
@@ -36,7 +38,8 @@ class Runner:
             model.config,
             num_pages=num_pages,
             page_tokens=page_tokens(model.config, config),
-            dtype=model.embed.weight.dtype,
+            dtype=_cache_dtype(model, config),
+            is_native=has_native_layers(model),
         )
 
     @torch.inference_mode()
@@ -74,6 +77,22 @@ class Runner:
         hidden, logits = out.hidden_TD.split(sizes), out.logits_NV.split(num_wanted)
         read = readings(out.trace, self._model.config, sizes)
         return [Rows(*rows) for rows in zip(hidden, logits, read, strict=True)]
+
+
+def _cache_dtype(model: Transformer, config: EngineConfig) -> torch.dtype:
+    """Return the precision of the cache. Raises ConfigError for one that nobody here reads."""
+    is_native = has_native_layers(model)
+    if config.cache_dtype == "auto":
+        return torch.bfloat16 if is_native else DTYPES[config.dtype]
+    is_dense = model.config.think is None  # later loops are PyTorch's, which reads no int8
+    if config.cache_dtype == config.dtype or (
+        is_native and (is_dense or config.cache_dtype != "int8")
+    ):
+        return DTYPES[config.cache_dtype]
+    raise ConfigError(
+        f"a cache in {config.cache_dtype} needs a dense model in blocks of 4 or 8 bits and native "
+        f"kernels: leave cache_dtype out, or set it to {config.dtype}"
+    )
 
 
 def _depth(plan: list[Work]) -> Depth | None:

@@ -15,11 +15,14 @@ from heddle.model.experts import Experts, dispatched
 from heddle.model.router import Choice, Routing
 
 
-class _Expert(NamedTuple):
+class ServedExpert(NamedTuple):
+    """One expert's weights, gate above up."""
+
     gate_up_FD: Tensor
     down_DF: Tensor
 
     def mix(self, x_TD: Tensor, weight: Tensor | float) -> Tensor:
+        """Return the output of each row, times its weight."""
         gate_TF, up_TF = linear(x_TD, self.gate_up_FD).chunk(2, dim=-1)
         return linear(silu(gate_TF).mul_(up_TF).mul_(weight), self.down_DF)
 
@@ -36,8 +39,9 @@ class ServedExperts(nn.Module):
             down_DF.split(experts.widths, dim=1),
             strict=True,
         )
-        self._experts = [
-            _Expert(torch.cat([gate, up]), down.t().contiguous().t()) for gate, up, down in parts
+        self.experts = [
+            ServedExpert(torch.cat([gate, up]), down.t().contiguous().t())
+            for gate, up, down in parts
         ]
 
     def forward(
@@ -48,12 +52,12 @@ class ServedExperts(nn.Module):
         weight_TE = choice.weight_TE.to(x_TD.dtype)
         if len(x_TD) == 1:
             return self._mix_one(x_TD, weight_TE), choice
-        return dispatched(x_TD, weight_TE, [expert.mix for expert in self._experts]), choice
+        return dispatched(x_TD, weight_TE, [expert.mix for expert in self.experts]), choice
 
     def _mix_one(self, x_1D: Tensor, weight_1E: Tensor) -> Tensor:
         """Mix for a single row, with as few calls as can be: they take longer than the work."""
         mix_1D = torch.zeros_like(x_1D)
-        for expert, weight in zip(self._experts, weight_1E[0].tolist(), strict=True):
+        for expert, weight in zip(self.experts, weight_1E[0].tolist(), strict=True):
             if weight and len(expert.gate_up_FD):
                 mix_1D = mix_1D + expert.mix(x_1D, weight)
         return mix_1D

@@ -10,9 +10,9 @@ router = APIRouter(tags=["operations"])
 
 
 @router.get("/health")
-async def health() -> dict[str, str]:
-    """Say that the process answers; if it does not, restart it."""
-    return {"status": "ok"}
+async def health(request: Request) -> dict[str, str]:
+    """Say that the process answers, and what computes; if it does not answer, restart it."""
+    return {"status": "ok", "kernels": served_by(request).engine.kernels or "torch"}
 
 
 @router.get("/ready")

@@ -54,7 +54,7 @@ def test_ready_until_the_engine_stops(tmp_path):
         assert httpx.get(f"{url}/ready").status_code == 200
         engine.close()
         assert httpx.get(f"{url}/ready").status_code == 503
-        assert httpx.get(f"{url}/health").status_code == 200
+        assert httpx.get(f"{url}/health").json() == {"status": "ok", "kernels": "torch"}
         body = {"model": "tiny", "prompt": "x"}
         refused = httpx.post(f"{url}/v1/completions", json=body)
         assert refused.status_code == 500 and "closed" in refused.json()["error"]["message"]

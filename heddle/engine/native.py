@@ -1,0 +1,217 @@
+"""The network's modules that run in native kernels. Put in place by `load`.
+
+They take the place of modules of `heddle.model`, which stays the one description of the network:
+a matrix product, the vocabulary, a layer with its experts, or all layers of a dense network in one
+call. Later loops of a thinking block are PyTorch's, over native products.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from heddle.engine.paged_memory import PagedMemory
+from heddle.engine.served_experts import ServedExpert, ServedExperts
+from heddle.kernels.cpu import (
+    ExpertWeights,
+    Kernels,
+    LayerCache,
+    LayerWeights,
+    Matrix,
+    Routes,
+    Stretch,
+    Tokens,
+)
+from heddle.kernels.packing import GROUP, can_pack, pack, quantise
+from heddle.model.layers import Context, Head, Layer, LayerLora, RMSNorm
+from heddle.model.router import Choice
+from heddle.model.transformer import Transformer
+from heddle.weights.contents import Checkpoint
+
+HEAD_UNIT, MAX_HEAD_WIDTH, RUN_TOKENS = 16, 256, 16  # what `native/attention.h` can read
+
+
+class NativeLinear(nn.Module):
+    """An `nn.Linear` over a packed matrix."""
+
+    def __init__(self, kernels: Kernels, matrix: Matrix):
+        super().__init__()
+        self.matrix = matrix
+        self._kernels = kernels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `x` (rows, in) times the weights, plus the bias."""
+        return self._kernels.product(self.matrix, x)
+
+
+class NativeEmbedding(nn.Module):
+    """From token ids to rows of a packed matrix, which the head may share."""
+
+    def __init__(self, kernels: Kernels, matrix: Matrix):
+        super().__init__()
+        self._kernels, self._matrix = kernels, matrix
+
+    def forward(self, token_T: Tensor) -> Tensor:
+        """See `heddle.model.layers.Embedding`."""
+        return self._kernels.rows(self._matrix, token_T)
+
+
+class NativeLayers(nn.Module):
+    """All layers of a dense network, called as if they were one."""
+
+    def __init__(self, stretch: Stretch):
+        super().__init__()
+        self._stretch = stretch
+
+    def forward(self, x_TD: Tensor, context: Context) -> tuple[Tensor, None]:
+        """See `heddle.model.layers.Layer`; `x_TD` itself is changed."""
+        self._stretch.run(x_TD, *_step(context))
+        return x_TD, None
+
+
+class NativeLayer(nn.Module):
+    """A layer of an adaptive network; `layer` itself computes what later loops ask for."""
+
+    def __init__(self, stretch: Stretch, layer: Layer):
+        super().__init__()
+        self._stretch = stretch
+        self.layer = layer
+
+    def forward(
+        self, x_TD: Tensor, context: Context, lora: LayerLora | None = None
+    ) -> tuple[Tensor, Choice | None]:
+        """See `heddle.model.layers.Layer`."""
+        if context.rows is not None:
+            return self.layer(x_TD, context, lora)
+        x_TD, routes = x_TD.clone(), None
+        if context.routing is not None:
+            log_prior_TE, bias_TE = (
+                part.contiguous()
+                for part in (context.routing.log_prior_TE, context.routing.bias_TE)
+            )
+            room = (torch.empty_like(log_prior_TE) for _ in range(3))
+            routes = Routes(log_prior_TE, bias_TE, *room)
+        number = self.layer.attention.layer
+        self._stretch.run(x_TD, *_step(context), layer=number, routes=routes)
+        return x_TD, None if routes is None else Choice(*routes[2:])
+
+
+def _step(context: Context) -> tuple[Tokens, list[LayerCache]]:
+    """Return what native layers need to know of a step's tokens, and the cache."""
+    memory = context.memory
+    assert isinstance(memory, PagedMemory), "native layers read the engine's cache"
+    tokens = Tokens(
+        cos_TC=context.angles.cos_T1C,
+        sin_TC=context.angles.sin_T1C,
+        place_T=memory.place_T,
+        spans=memory.spans,
+        page_tokens=memory.pages.page_tokens,
+    )
+    return tokens, memory.pages.native
+
+
+def use_kernels(model: Transformer, checkpoint: Checkpoint, kernels: Kernels) -> None:
+    """Replace the matrices that kernels can read with the numbers that the checkpoint has."""
+    if can_pack(checkpoint.tensors["embed.weight"]):
+        vocabulary = _matrix(checkpoint, "embed")
+        model.set_submodule("embed", NativeEmbedding(kernels, vocabulary))
+        if checkpoint.config.tied_embeddings:
+            model.set_submodule("head", NativeLinear(kernels, vocabulary))
+    for name, module in list(model.named_modules()):
+        parts = checkpoint.tensors.get(f"{name}.weight", [])
+        if isinstance(module, nn.Linear | Head) and can_pack(parts):
+            model.set_submodule(name, NativeLinear(kernels, _matrix(checkpoint, name)))
+
+
+def use_native_layers(model: Transformer, kernels: Kernels, *, page_tokens: int) -> None:
+    """Replace the layers of a loaded network, if all their products are native already.
+
+    Networks with summary slots keep PyTorch's layers.
+    """
+    config = model.config
+    layers = [layer for layer in model.layers if isinstance(layer, Layer)]
+    projections = [projection for layer in layers for projection in _projections(layer)]
+    fits = config.head_width % HEAD_UNIT == 0 and config.head_width <= MAX_HEAD_WIDTH
+    fits = fits and page_tokens % RUN_TOKENS == 0 and config.memory is None
+    if not fits or not all(isinstance(projection, NativeLinear) for projection in projections):
+        return
+    stretch = Stretch(
+        kernels,
+        [_weights(layer) for layer in layers],
+        num_heads=config.num_heads,
+        num_kv_heads=config.num_kv_heads,
+        head_width=config.head_width,
+        norm_eps=config.norm_eps,
+    )
+    is_dense = config.fabric is None and config.think is None
+    native = [NativeLayers(stretch)] if is_dense else [NativeLayer(stretch, x) for x in layers]
+    model.layers = nn.ModuleList(native)
+
+
+def uses_kernels(model: nn.Module) -> bool:
+    """Whether any module is native."""
+    native = (NativeLinear, NativeEmbedding, NativeLayers)
+    return any(isinstance(module, native) for module in model.modules())
+
+
+def has_native_layers(model: nn.Module) -> bool:
+    """Whether native layers read the cache."""
+    return any(isinstance(module, NativeLayers | NativeLayer) for module in model.modules())
+
+
+def _matrix(checkpoint: Checkpoint, name: str) -> Matrix:
+    bias = f"{name}.bias"
+    return Matrix(
+        pack(checkpoint.tensors[f"{name}.weight"]),
+        checkpoint.load(bias, torch.float32) if bias in checkpoint.tensors else None,
+    )
+
+
+def _projections(layer: Layer) -> list[nn.Module]:
+    return [layer.attention.qkv, layer.attention.out, layer.ffn.gate_up, layer.ffn.down]
+
+
+def _weights(layer: Layer) -> LayerWeights:
+    qkv, out, gate_up, down = (
+        projection.matrix
+        for projection in _projections(layer)
+        if isinstance(projection, NativeLinear)
+    )
+    q_norm, k_norm = (
+        norm.weight if isinstance(norm, RMSNorm) else None
+        for norm in (layer.attention.q_norm, layer.attention.k_norm)
+    )
+    return LayerWeights(
+        attention_norm=layer.attention_norm.weight,
+        ffn_norm=layer.ffn_norm.weight,
+        q_norm=q_norm,
+        k_norm=k_norm,
+        qkv=qkv,
+        out=out,
+        gate_up=gate_up,
+        down=down,
+        experts=_experts(layer.experts) if isinstance(layer.experts, ServedExperts) else None,
+    )
+
+
+def _experts(served: ServedExperts) -> ExpertWeights:
+    """Round experts to 8 bits; their widths are filled up to whole groups of channels."""
+    router = served.router
+    return ExpertWeights(
+        most=router.num_chosen,
+        mass=router.mass,
+        prior=float(router.prior),
+        scores_ED=router.scores.weight.contiguous(),
+        balance_E=router.balance_E,
+        experts=tuple(_expert(expert) for expert in served.experts),
+    )
+
+
+def _expert(expert: ServedExpert) -> tuple[Matrix, Matrix] | None:
+    width = expert.down_DF.shape[1]
+    if width == 0:
+        return None
+    missing = -width % GROUP
+    gate_FD, up_FD = expert.gate_up_FD.chunk(2)
+    gate_up = torch.cat([pad(part, (0, 0, 0, missing)) for part in (gate_FD, up_FD)])
+    down = pad(expert.down_DF, (0, missing))
+    return Matrix(quantise(gate_up)), Matrix(quantise(down))
