@@ -22,6 +22,7 @@ from heddle.kernels.cpu import (
     Tokens,
 )
 from heddle.kernels.packing import GROUP, can_pack, pack, quantise
+from heddle.kernels.quant import QuantTensor
 from heddle.model.layers import Context, Head, Layer, LayerLora, RMSNorm
 from heddle.model.router import Choice
 from heddle.model.transformer import Transformer
@@ -159,9 +160,9 @@ def has_native_layers(model: nn.Module) -> bool:
 
 
 def _matrix(checkpoint: Checkpoint, name: str) -> Matrix:
-    bias = f"{name}.bias"
+    bias, parts = f"{name}.bias", checkpoint.tensors[f"{name}.weight"]
     return Matrix(
-        pack(checkpoint.tensors[f"{name}.weight"]),
+        pack([part for part in parts if isinstance(part, QuantTensor)]),
         checkpoint.load(bias, torch.float32) if bias in checkpoint.tensors else None,
     )
 
