@@ -5,6 +5,8 @@ a matrix product, the vocabulary, a layer with its experts, or all layers of a d
 call. Later loops of a thinking block are PyTorch's, over native products.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -26,7 +28,7 @@ from heddle.kernels.quant import QuantTensor
 from heddle.model.layers import Context, Head, Layer, LayerLora, RMSNorm
 from heddle.model.router import Choice
 from heddle.model.transformer import Transformer
-from heddle.weights.contents import Checkpoint
+from heddle.weights.contents import Checkpoint, Part
 
 HEAD_UNIT, MAX_HEAD_WIDTH, RUN_TOKENS = 16, 256, 16  # what `native/attention.h` can read
 
@@ -112,15 +114,15 @@ def _step(context: Context) -> tuple[Tokens, list[LayerCache]]:
 
 def use_kernels(model: Transformer, checkpoint: Checkpoint, kernels: Kernels) -> None:
     """Replace the matrices that kernels can read with the numbers that the checkpoint has."""
-    if can_pack(checkpoint.tensors["embed.weight"]):
-        vocabulary = _matrix(checkpoint, "embed")
+    if can_pack(parts := checkpoint.tensors["embed.weight"]):
+        vocabulary = _matrix(checkpoint, "embed", parts)
         model.set_submodule("embed", NativeEmbedding(kernels, vocabulary))
         if checkpoint.config.tied_embeddings:
             model.set_submodule("head", NativeLinear(kernels, vocabulary))
     for name, module in list(model.named_modules()):
         parts = checkpoint.tensors.get(f"{name}.weight", [])
         if isinstance(module, nn.Linear | Head) and can_pack(parts):
-            model.set_submodule(name, NativeLinear(kernels, _matrix(checkpoint, name)))
+            model.set_submodule(name, NativeLinear(kernels, _matrix(checkpoint, name, parts)))
 
 
 def use_native_layers(model: Transformer, kernels: Kernels, *, page_tokens: int) -> None:
@@ -159,8 +161,8 @@ def has_native_layers(model: nn.Module) -> bool:
     return any(isinstance(module, NativeLayers | NativeLayer) for module in model.modules())
 
 
-def _matrix(checkpoint: Checkpoint, name: str) -> Matrix:
-    bias, parts = f"{name}.bias", checkpoint.tensors[f"{name}.weight"]
+def _matrix(checkpoint: Checkpoint, name: str, parts: Sequence[Part]) -> Matrix:
+    bias = f"{name}.bias"
     return Matrix(
         pack([part for part in parts if isinstance(part, QuantTensor)]),
         checkpoint.load(bias, torch.float32) if bias in checkpoint.tensors else None,

@@ -6,6 +6,7 @@ numbers that the file means. Used by `cpu` and by the engine when it loads a mod
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from heddle.kernels.quant import QuantTensor
 
 PANEL = 16  # rows
+ROWS_AT_ONCE = 128 * PANEL
 GROUP = 32  # columns
 Kind = Literal["nibbles", "bytes"]
 KINDS: dict[str, Kind] = {"Q4_0": "nibbles", "Q4_1": "nibbles", "Q8_0": "bytes"}
@@ -42,9 +44,20 @@ def pack(parts: list[QuantTensor]) -> PackedMatrix:
     """Pack matrices of one kind, stacked row-wise."""
     kind = KINDS[parts[0].format]
     assert all(KINDS[part.format] == kind for part in parts), "stacked matrices have one kind"
-    unpacked = [_UNPACK[part.format](part.data) for part in parts]
-    q_RGB, *scales = (torch.cat(pieces) for pieces in zip(*unpacked, strict=True))
-    return _packed(kind, q_RGB, scales)
+    rows = sum(part.shape[0] for part in parts)
+    if len(parts) > 1 or rows <= ROWS_AT_ONCE:
+        unpacked = [_UNPACK[part.format](part.data) for part in parts]
+        q_RGB, *scales = (torch.cat(pieces) for pieces in zip(*unpacked, strict=True))
+        return _packed(kind, q_RGB, scales)
+    [part] = parts  # by pieces, so that no second copy of a large matrix is held
+    pieces = (pack([part[first : first + ROWS_AT_ONCE]]) for first in range(0, rows, ROWS_AT_ONCE))
+    first = next(pieces)
+    data = torch.empty(-(-rows // PANEL), *first.data.shape[1:], dtype=torch.uint8)
+    at = 0
+    for piece in chain([first], pieces):
+        data[at : at + len(piece.data)] = piece.data
+        at += len(piece.data)
+    return PackedMatrix(kind, rows, first.cols, data)
 
 
 def quantise(weight_RC: Tensor) -> PackedMatrix:

@@ -8,7 +8,9 @@ count that a header claims.
 
 import math
 import mmap
+import os
 import struct
+import weakref
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,27 +69,36 @@ class GgufFile:
             raise WeightsError(
                 f"{path}: {self.size_bytes} bytes are too few for a GGUF file; fetch it again"
             )
-        with path.open("rb") as file:
-            # A private mapping is writable, as torch demands, and stays shared with the page
-            # cache until written.
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        header = _Header(path, self._map)
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+        with mmap.mmap(self._descriptor, 0, access=mmap.ACCESS_READ) as data:
+            self._read_header(_Header(path, data))
+
+    def _read_header(self, header: "_Header") -> None:
         num_tensors, num_fields = header.counts()
         self.fields = {}
         for _ in range(num_fields):
             key = header.strings(1, "the name of a field")[0]
             if key in self.fields:
-                raise WeightsError(f"{path}: field {key!r} occurs twice")
+                raise WeightsError(f"{self.path}: field {key!r} occurs twice")
             self.fields[key] = header.value(key)
         entries = [header.tensor_entry() for _ in range(num_tensors)]
         self.tensors = self._place(entries, header.offset)
 
     def part(self, name: str) -> Part:
-        """Return a tensor as a view of the file: packed if quantised, else plain numbers."""
+        """Read a tensor: packed if quantised, else plain numbers.
+
+        It is a copy: a mapping would count as this process's memory long after it was used.
+        """
         info = self.tensors[name]
-        data = torch.frombuffer(
-            self._map, dtype=torch.uint8, count=info.size_bytes, offset=info.offset
-        )
+        room, done = bytearray(info.size_bytes), 0
+        while done < info.size_bytes:
+            into = memoryview(room)[done:]
+            num_read = os.preadv(self._descriptor, [into], info.offset + done)
+            if num_read == 0:
+                raise WeightsError(f"{self.path} became shorter while it was read; fetch it again")
+            done += num_read
+        data = torch.frombuffer(room, dtype=torch.uint8) if room else torch.empty(0).byte()
         if info.format in PLAIN:
             return data.view(PLAIN[info.format]).view(info.shape)
         return QuantTensor(info.format, data.view(info.shape[0], -1))
