@@ -24,7 +24,7 @@ import torch.distributed as torch_dist
 from heddle.errors import ConfigError
 from heddle.model.cost import total_params
 from heddle.train.data.mix import Part
-from heddle.train.data.pack import TrainBatch
+from heddle.train.data.pack import TrainBatch, by_length
 from heddle.train.data.shards import Shards, tokenizer_sha256
 from heddle.train.data.stream import BatchStream
 from heddle.train.depth import DepthSchedule, check_depth
@@ -88,6 +88,7 @@ class Distillation:
         teacher = frozen(checkpoint)
 
         def loss(model: Any, batch: TrainBatch, progress: float) -> Loss:
+            batch = by_length(batch)
             depth = self.depth.depth(batch, progress)
             check_depth(model.config, depth)
             return imitation_loss(

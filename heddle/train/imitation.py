@@ -100,7 +100,7 @@ def imitation_loss(
         weight=weight_N.sum(),
         num_tokens=len(batch.token_T),
         flops=batch_flops(student.config, batch, ours.trace)
-        + batch_flops(teacher.config, batch, theirs.trace) / 3,  # forward alone
+        + batch_flops(teacher.config, batch, theirs.trace, backward=False),
         metrics={name: term.detach() for name, term in terms.items()},
     )
 

@@ -26,7 +26,7 @@ from heddle.train.data.document import Document
 from heddle.train.data.shard_writer import ShardWriter
 from heddle.train.data.shards import MANIFEST, Manifest, Shards
 from heddle.train.lockstep import write_on
-from heddle.train.strata import Stratum, open_strata, task_levels, task_strata
+from heddle.train.strata import Stratum, open_strata, task_levels, task_strata, unopened
 from heddle.weights.atomic import new_folder
 from heddle.weights.contents import Checkpoint
 
@@ -44,6 +44,8 @@ class TextConfig:
         temperatures: taken in turn.
         tasks: whose questions to answer, in place of openings, for a teacher that knows only them:
             NAME, or NAME:FROM-TO for some of its difficulties.
+        openings: whether texts also begin with openings and questions of each cluster; if not, and
+            without tasks, all begin with nothing.
         texts_per_round: written side by side, and saved together.
         validation_share: of all texts, chosen by their hash.
         seed: of prompts and draws.
@@ -53,6 +55,7 @@ class TextConfig:
     max_tokens: int = 256
     temperatures: tuple[float, ...] = (0.7, 1.0, 1.3)
     tasks: tuple[str, ...] = ()
+    openings: bool = True
     texts_per_round: int = 96
     validation_share: float = 0.05
     seed: int = 0
@@ -88,8 +91,10 @@ class SelfText:
         tokenizer = Tokenizer(teacher.tokenizer_json)
         if config.tasks:
             self._strata = task_strata(config.tasks, teacher, tokenizer, seed=config.seed)
-        else:
+        elif config.openings:
             self._strata = open_strata(teacher, tokenizer, seed=config.seed)
+        else:
+            self._strata = [unopened(teacher, tokenizer, seed=config.seed)]
         self._turns(0)
         decides = repr((config, loops, teacher.name, teacher.size_bytes, teacher.config))
         name = f"text-{hashlib.sha256(decides.encode()).hexdigest()[:8]}"

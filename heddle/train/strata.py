@@ -55,6 +55,7 @@ class Asker:
 
     def __init__(self, model: Checkpoint, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
+        self._begin_ids = [] if model.bos_id is None or not model.add_bos else [model.bos_id]
         self._chat = None
         if model.chat_template is not None:
             self._chat = ChatFormat(
@@ -73,14 +74,14 @@ class Asker:
     def question(self, text: str) -> list[int]:
         """Return the prompt that a person's words make."""
         if self._chat is None:
-            return self._tokenizer.encode(text)
+            return self._begin_ids + self._tokenizer.encode(text)
         return self._chat.render([{"role": "user", "content": text}])
 
     def task(self, task: Task, example: Example) -> list[int]:
         """Return the prompt that an example of a task makes."""
         said = example.prompt
         if self._chat is not None:
-            said = f"{task.instruction}\n\n{example.prompt}".strip()
+            said = task.asked(example)
         return self.question(said)
 
 
@@ -102,22 +103,28 @@ def task_strata(
     return strata
 
 
-def open_strata(model: Checkpoint, tokenizer: Tokenizer, *, seed: int) -> list[Stratum]:
-    """Return a stratum without opening and one or two of each cluster.
+def unopened(model: Checkpoint, tokenizer: Tokenizer, *, seed: int) -> Stratum:
+    """Return the stratum without opening.
 
     A model without a begin-of-text token starts with any token of its vocabulary instead.
     """
     bos_ids = [] if model.bos_id is None else [model.bos_id]
-    prefix = bos_ids if model.add_bos else []
 
     def nothing(index: int) -> list[int]:
         return bos_ids or [Random(f"{seed}/{index}").randrange(tokenizer.size)]
+
+    return Stratum("nothing", NO_CLUSTER, nothing)
+
+
+def open_strata(model: Checkpoint, tokenizer: Tokenizer, *, seed: int) -> list[Stratum]:
+    """Return the stratum without opening and one or two of each cluster."""
+    prefix = [] if model.bos_id is None or not model.add_bos else [model.bos_id]
 
     def opening(cluster: str, index: int) -> list[int]:
         texts = OPENINGS[cluster]
         return prefix + tokenizer.encode(texts[index % len(texts)])
 
-    strata = [Stratum("nothing", NO_CLUSTER, nothing)]
+    strata = [unopened(model, tokenizer, seed=seed)]
     strata += [
         Stratum(f"opening, {name}", CLUSTERS.index(name), partial(opening, name))
         for name in OPENINGS

@@ -9,7 +9,7 @@ from heddle.errors import ConfigError, DataError
 from heddle.text.tokenizer import Tokenizer
 from heddle.train.data.shards import Shards
 from heddle.train.self_text import SelfText, TextConfig
-from heddle.train.strata import open_strata, task_levels, task_strata
+from heddle.train.strata import Asker, open_strata, task_levels, task_strata
 from heddle.train.teacher import frozen
 from heddle.weights.checkpoint import open_checkpoint
 
@@ -82,6 +82,24 @@ def test_strata_begin_as_they_say(checkpoint):
     [stratum] = task_strata(("copy:3-4",), checkpoint, tokenizer, seed=0)
     asked = [tokenizer.decode(stratum.prompt(index)) for index in range(2)]
     assert all("copy " in text and "=" in text for text in asked)
+
+
+def test_bare_prompts_begin_as_serving_begins_them(checkpoint):
+    tokenizer = Tokenizer(checkpoint.tokenizer_json)
+    bare = replace(checkpoint, chat_template=None, bos_id=1, add_bos=True)
+    assert Asker(bare, tokenizer).question("copy") == [1, *tokenizer.encode("copy")]
+    assert Asker(replace(bare, add_bos=False), tokenizer).question("copy")[0] != 1
+
+
+def test_a_teacher_can_be_left_to_begin_by_itself(checkpoint, network, tmp_path):
+    begun = replace(checkpoint, bos_id=1)
+    config = replace(CONFIG, openings=False, num_tokens=500)
+    text = SelfText(tmp_path, begun, config, loops=1)
+    text.write(network, tell=lambda _: None)
+    train = Shards(text.folder / "train")
+    documents = [train.read(index) for index in range(train.num_documents)]
+    assert {document.cluster for document in documents} == {-1}
+    assert {document.token_N[0] for document in documents} == {1}
 
 
 def test_a_teacher_that_repeats_itself_is_found_out(checkpoint, network, tmp_path):

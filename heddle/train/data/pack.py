@@ -8,6 +8,8 @@ end: its beginning fills the row, without targets, and the document comes whole 
 Called by `stream`.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +61,35 @@ class Window(NamedTuple):
     start: int
     end: int
     is_filling: bool
+
+
+def pack_whole(documents: Sequence[Document]) -> TrainBatch:
+    """Pack documents whole, those of equal length together: one attention serves them."""
+    ordered = sorted(documents, key=lambda document: len(document.token_N))
+    lengths = [len(document.token_N) for document in ordered]
+    token_T, target_T = (
+        torch.from_numpy(np.concatenate(parts))
+        for parts in zip(*((each.token_N, each.target_N) for each in ordered), strict=True)
+    )
+    return TrainBatch(
+        token_T=token_T,
+        target_T=target_T,
+        position_T=torch.cat([torch.arange(length) for length in lengths]),
+        bounds_S1=(0, *np.cumsum(lengths).tolist()),
+        cluster_T=torch.from_numpy(np.repeat([each.cluster for each in ordered], lengths)),
+        weight_T=torch.ones(len(token_T)),
+        part_T=torch.zeros_like(token_T),
+    )
+
+
+def by_length(batch: TrainBatch) -> TrainBatch:
+    """Return a batch with its sequences in order of their lengths, for attention's sake."""
+    bounds = batch.bounds_S1
+    spans = sorted(pairwise(bounds), key=lambda span: span[1] - span[0])
+    order_T = torch.cat([torch.arange(*span) for span in spans])
+    parts = {name: value[order_T] for name, value in batch._asdict().items() if name != "bounds_S1"}
+    lengths = [end - start for start, end in spans]
+    return TrainBatch(**parts, bounds_S1=(0, *np.cumsum(lengths).tolist()))
 
 
 class Packer:

@@ -1,13 +1,15 @@
 """What a batch holds: full rows, positions that begin anew, targets that stay in their document."""
 
+import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heddle.model.batch import Packed
 from heddle.model.memory import WholeSequences
-from heddle.train.data.document import IGNORED
+from heddle.train.data.document import IGNORED, Document
 from heddle.train.data.mix import Part
+from heddle.train.data.pack import TrainBatch, by_length, pack_whole
 from heddle.train.data.stream import BatchStream
 from tests.tiny import tiny_config, tiny_model
 from tests.train.data.corpus import byte_tokenizer, small_stream, take, task_documents, write_corpus
@@ -125,3 +127,22 @@ def test_a_batch_moves_to_a_device(tmp_path):
     moved = batch.to(torch.device("meta"))
     assert {t.device.type for t in moved if isinstance(t, torch.Tensor)} == {"meta"}
     assert moved.bounds_S1 == batch.bounds_S1
+
+
+def test_whole_documents_lie_by_their_lengths():
+    documents = [Document(np.arange(n), np.arange(n) + 1, n % 2) for n in (5, 3, 5, 4)]
+    batch = pack_whole(documents)
+    assert batch.bounds_S1 == (0, 3, 7, 12, 17)
+    assert batch.position_T.tolist() == batch.token_T.tolist()
+    assert (batch.target_T == batch.token_T + 1).all()
+    assert batch.cluster_T.tolist() == [1] * 3 + [0] * 4 + [1] * 10
+
+
+def test_a_batch_by_length_holds_the_same_sequences():
+    documents = [Document(np.arange(n) + 10 * n, np.arange(n), -1) for n in (5, 3, 4)]
+    ordered = pack_whole(documents)
+    order = torch.cat([torch.arange(7, 12), torch.arange(0, 3), torch.arange(3, 7)])
+    fields = {name: x[order] for name, x in ordered._asdict().items() if name != "bounds_S1"}
+    again = by_length(TrainBatch(**fields, bounds_S1=(0, 5, 8, 12)))
+    assert again.bounds_S1 == ordered.bounds_S1
+    assert all(torch.equal(getattr(again, name), getattr(ordered, name)) for name in fields)
