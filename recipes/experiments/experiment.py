@@ -106,7 +106,6 @@ def _run_all(
     home.mkdir(parents=True, exist_ok=True)
     todo = [(arm, seed) for arm, seed in trials if not (home / f"{arm}-{seed}.json").exists()]
     console = Console(stderr=True)
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
 
     def one(arm: str, seed: int) -> bool:
         command = [sys.executable, "-m", f"recipes.experiments.{experiment.name}", "--trial"]
@@ -115,7 +114,8 @@ def _run_all(
         with (home / f"{arm}-{seed}.log").open("w", encoding="utf-8") as log:
             code = subprocess.run(
                 [*command, *(["--full"] if full else [])],
-                env=os.environ | {"OMP_NUM_THREADS": threads},
+                env=os.environ
+                | {"OMP_NUM_THREADS": "1"},  # so small a network gains nothing by more
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 check=False,
