@@ -58,6 +58,7 @@ def evaluate_models(
     threads: options.Threads = None,
     context_length: options.ContextLength = None,
     dtype: options.Dtype = "float32",
+    kernels: options.Kernels = "auto",
     list_sets: List = False,
     report: Report = None,
     as_json: options.AsJson = False,
@@ -81,7 +82,9 @@ def evaluate_models(
     from heddle.cli.eval_subject import questioned
 
     loops = None if think is None else options.loops(think)
-    config = options.engine_config(threads=threads, context_length=context_length, dtype=dtype)
+    config = options.engine_config(
+        threads=threads, context_length=context_length, dtype=dtype, kernels=kernels
+    )
     found = []
     try:
         for spec in model:

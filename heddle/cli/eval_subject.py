@@ -43,6 +43,7 @@ def questioned(spec: str, config: EngineConfig, think: Think | None) -> Iterator
             identity={
                 "weights": _fingerprint(engine.checkpoint.path),
                 "context_length": engine.context_length,
+                "kernels": engine.kernels,
                 "dtype": config.dtype,
                 "version": __version__,
             },
