@@ -1,7 +1,7 @@
 """What an adaptive network learns beside the next token: even and cheap routes, calm loops.
 
-    L = CE + λ_c CE(cluster, label) + λ_$ Σ_e p_e cost_e + λ_b balance + λ_z (log Σ_e exp z_e)²
-           + λ_n (|h_T| / |h_1| - 1)² + λ_d |h_T - h_{T-1}|² / |h_T|²
+    L = CE + λ_c CE(cluster, label) + λ_$ exp(H(p)) Σ_e p_e cost_e + λ_b balance
+           + λ_z (log Σ_e exp z_e)² + λ_n (|h_T| / |h_1| - 1)² + λ_d |h_T - h_{T-1}|² / |h_T|²
 
 Balance has two hands: the loss above inside each cluster, of Switch's form, and `balance_routers`,
 which moves the bias that steers selection alone. Called by every stage that predicts tokens.
@@ -33,7 +33,7 @@ class Auxiliary:
 
     Attributes:
         cluster, last_cluster: of naming a token's cluster, at the run's start and at its end.
-        cost: of the probability of wide experts.
+        cost: of the work that a router's probabilities amount to, in widest experts a token.
         balance: of uneven use of the experts of a cluster.
         router_z: of large router logits.
         norm_drift: of a state that later loops make longer or shorter.
@@ -137,14 +137,25 @@ def _expert_terms(
     config: ModelConfig, fabric: FabricConfig, choices: tuple[Choice, ...]
 ) -> dict[str, Tensor]:
     chosen_LE, probability_LE = _by_layer(config, choices)
-    num_choices = sum(len(choice.weight_TE) for choice in choices)
     cost_E = cost_of_experts(fabric).to(probability_LE)
     partitions = torch.cat([choice.logits_TE.logsumexp(-1) for choice in choices])
     return {
-        "cost": (probability_LE @ cost_E).sum() / num_choices,
+        "cost": torch.cat([_expected_work(choice, cost_E) for choice in choices]).mean(),
         "balance": _imbalance(fabric, chosen_LE, probability_LE),
         "router_z": partitions.square().mean(),
     }
+
+
+def _expected_work(choice: Choice, cost_E: Tensor) -> Tensor:
+    """Return how many experts each token's distribution amounts to, times their mean cost.
+
+    The mean cost alone falls when probability spreads to narrow experts, although each token then
+    takes more experts until their mass suffices, the wide ones included. The exponential of the
+    entropy counts them; sharp routing for few experts is of Huang et al. 2024 (arXiv:2403.07652).
+    """
+    probability_TE = choice.probability_TE
+    num_experts_T = torch.special.entr(probability_TE.clamp(min=TINY)).sum(-1).exp()
+    return num_experts_T * (probability_TE @ cost_E)
 
 
 def _imbalance(fabric: FabricConfig, chosen_LE: Tensor, probability_LE: Tensor) -> Tensor:

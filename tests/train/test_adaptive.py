@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from heddle.errors import ConfigError
-from heddle.model.router import Gate, Router
+from heddle.model.batch import Trace
+from heddle.model.router import Choice, Gate, Router, cost_of_experts
 from heddle.train.adaptive import (
     Auxiliary,
     adaptive_figures,
@@ -71,6 +72,24 @@ def test_one_loop_costs_nothing(term):
     assert terms[term] == 0
     terms[term].backward()
     assert not reached(model)
+
+
+def test_the_cost_of_equal_experts_is_their_sum_and_spreading_is_not_cheap():
+    costs = cost_of_experts(CONFIG.fabric)
+
+    def cost(probability_E):
+        choice = Choice(probability_E.log()[None], probability_E[None], probability_E[None])
+        trace = Trace(cluster_TG=torch.full((1, 5), 0.2), choices=(choice,) * 4)
+        return auxiliary_terms(CONFIG, trace, torch.zeros(1, dtype=torch.long))["cost"]
+
+    for number in (1, 2, 3):
+        equal = torch.zeros(len(costs))
+        equal[:number] = 1 / number
+        assert torch.allclose(cost(equal), costs[:number].sum(), rtol=1e-4)
+    wide, narrow = costs.argmax(), costs.argmin()
+    sharp, spread = torch.zeros(2, len(costs))
+    sharp[wide], spread[wide], spread[narrow] = 1.0, 0.75, 0.25
+    assert spread @ costs < sharp @ costs < cost(spread)
 
 
 def test_loop_terms_are_their_formulas():
