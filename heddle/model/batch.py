@@ -56,7 +56,7 @@ class Trace(NamedTuple):
 
     `choices` has an entry a layer with experts, in the order of computation; those of later loops
     cover the tokens that still thought. The logits say whether the first loop will get the next
-    token wrong, and whether one more loop would leave the answer as it is. `states` are the
+    token wrong, and whether more loops would leave the answer as it is. `states` are the
     thinking block's.
     """
 

@@ -102,6 +102,9 @@ class ThinkConfig:
         block_tokens: later loops see each other's keys inside aligned blocks of this many tokens,
             beside the first loop's keys of all tokens. Blocks end where cache pages do, so that a
             shared prefix needs nothing of later loops.
+        patience: a token that decides itself loops so many times more while it says that it has
+            settled. Others see its thoughts by the keys of its loops: these lag behind what it
+            would answer.
     """
 
     first_layer: int
@@ -110,6 +113,7 @@ class ThinkConfig:
     lora_rank: int = 16
     max_loops: int = MAX_LOOPS
     block_tokens: int = 64
+    patience: int = 0
 
     def __post_init__(self):
         for name in ("num_layers", "adapter_rank", "lora_rank", "block_tokens"):
@@ -117,8 +121,9 @@ class ThinkConfig:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
         if not 1 <= self.max_loops <= MAX_LOOPS:
             raise ConfigError(f"max_loops must lie between 1 and {MAX_LOOPS}, not {self.max_loops}")
-        if self.first_layer < 0:
-            raise ConfigError(f"first_layer must not be negative, not {self.first_layer}")
+        for name in ("first_layer", "patience"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}")
 
 
 class Tier(NamedTuple):

@@ -29,7 +29,7 @@ class Thought(NamedTuple):
     """What the block made of each token, and how.
 
     `hard_logit_T` says whether the first loop will get the next token wrong, `settled_logit_T`
-    whether one more loop would leave the answer as it is; above 0 means yes.
+    whether more loops would leave the answer as it is; above 0 means yes.
     """
 
     states: LoopStates
@@ -57,6 +57,7 @@ class Think(nn.Module):
         nn.init.constant_(self.gate.bias, GATE_BIAS)
         # The largest of a number over processes that must run the same loops; alone, the number.
         self.agree: Callable[[int], int] = int
+        self.patience = think.patience
 
     def forward(
         self, x_TD: Tensor, layers: Sequence[Layer], context: Context, depth: Depth | None
@@ -69,6 +70,7 @@ class Think(nn.Module):
         loops_T = torch.ones_like(hard_logit_T, dtype=torch.long)
         depth = depth or Depth(loops_T, torch.zeros_like(loops_T, dtype=torch.bool))
         thinks_T = ~depth.auto_T | (hard_logit_T > 0)
+        settled_for_T = torch.zeros_like(loops_T)
         deepest = self.agree(int(depth.max_T.max()))
         first_TD = before_TD = h_TD
         for loop in range(2, deepest + 1):
@@ -86,7 +88,9 @@ class Think(nn.Module):
             loops_T[rows] = loop
             _, settled_logit_N = self._read(h_ND)
             settled_logit_T = settled_logit_T.index_copy(0, rows, settled_logit_N)
-            thinks_T[rows] &= ~(depth.auto_T[rows] & (settled_logit_N > 0))
+            settled_for_N = torch.where(settled_logit_N > 0, settled_for_T[rows] + 1, 0)
+            settled_for_T[rows] = settled_for_N
+            thinks_T[rows] &= ~(depth.auto_T[rows] & (settled_for_N > self.patience))
         choices = [choice for choice in choices if choice is not None]
         states = LoopStates(first_TD, before_TD, h_TD)
         return Thought(states, loops_T, hard_logit_T, settled_logit_T, choices)

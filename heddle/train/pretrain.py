@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from heddle.model.batch import Depth
+from heddle.model.memory import Memory
 from heddle.model.transformer import Transformer
 from heddle.train.adaptive import USUAL, Auxiliary, balance_routers
 from heddle.train.data.corpus import Corpus
@@ -85,6 +86,7 @@ def next_token_loss(
     auxiliary: Auxiliary = USUAL,
     depth: Depth | None = None,
     progress: float = 0.0,
+    memory: Memory | None = None,
 ) -> Loss:
     """Return the mean cross entropy on a batch, plus, in training, the weighted other terms.
 
@@ -93,7 +95,7 @@ def next_token_loss(
     """
     check_depth(model.config, depth)
     batch = batch.to(model.embed.weight.device)
-    out = model(packed_batch(batch, depth))
+    out = model(packed_batch(batch, depth), memory)
     sums = token_loss(out.hidden_TD, model.head, batch.target_T, batch.weight_T)
     mean, squared = (total / sums.weight.clamp(min=1e-9) for total in sums[:2])
     metrics = {"cross_entropy": mean.detach()}

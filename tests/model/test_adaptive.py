@@ -1,5 +1,7 @@
 """Fabric and thinking block: silent when new, causal, bounded, adaptive token by token."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -100,6 +102,29 @@ def test_in_automatic_depth_only_hard_tokens_think_until_they_settle():
     assert (out.trace.loops_T[hard] >= 2).all()
     early = hard & (out.trace.loops_T < 6)
     assert early.any() and (out.trace.settled_logit_T[early] > 0).all()
+
+
+class Said(torch.nn.Module):
+    """A reading that finds every token hard, and settled after some loops."""
+
+    def __init__(self, *settled_after: int):
+        super().__init__()
+        self.settled_after, self.loop = settled_after, 0
+
+    def forward(self, h_TD):
+        self.loop += 1
+        settled = 1.0 if self.loop in self.settled_after else -1.0
+        return torch.tensor([1.0, settled]).expand(len(h_TD), 2)
+
+
+@pytest.mark.parametrize(("patience", "loops"), [(0, 2), (1, 5), (2, 6), (3, 8)])
+def test_with_patience_settled_must_be_said_more_often_in_a_row(patience, loops):
+    model = lively(replace(CONFIG, think=replace(THINK, patience=patience)))
+    model.think.read = Said(2, 4, 5, 6)
+    packed = pack([sequence(5)], loops=8)
+    chooses = torch.ones(5, dtype=torch.bool)
+    out = run(model, packed._replace(depth=Depth(packed.depth.max_T, chooses)))
+    assert out.trace.loops_T.tolist() == [loops] * 5
 
 
 def test_later_loops_see_their_own_keys_only_inside_a_block():
