@@ -91,15 +91,8 @@ def evaluate_models(
             with questioned(spec, config, loops) as subject:
                 for each in asked:
                     with progress(each, subject.name, limit) as on_answer:
-                        summary = evaluate(
-                            each,
-                            subject,
-                            data=data,
-                            limit=limit,
-                            out=out,
-                            num_at_once=at_once,
-                            on_answer=on_answer,
-                        )
+                        how = {"data": data, "limit": limit, "out": out, "num_at_once": at_once}
+                        summary = evaluate(each, subject, **how, on_answer=on_answer)
                     found.append((subject.name, summary))
                     if as_json:
                         print_json({**as_fields(summary), "model": subject.name, "think": loops})

@@ -6,7 +6,6 @@ learned. Passkeys are those of `heddle.tasks.recall`. Used by the memory experim
 """
 
 from collections.abc import Sequence
-from functools import cache
 from math import exp, log
 from random import Random
 from string import ascii_uppercase, digits
@@ -118,7 +117,6 @@ def passkey_to_learn(rng: Random, length: int, *, seed: int) -> Text:
     return _cut(said, asked, length)
 
 
-@cache
 def lesson(texts: Sequence[Text]) -> TrainBatch:
     """Return a batch that learns what is asked and, a tenth as much, how everything goes on.
 

@@ -79,7 +79,7 @@ struct Network {
       layers.push_back({norms[4 * i].data(), norms[4 * i + 1].data(),
                         has_norms ? norms[4 * i + 2].data() : nullptr,
                         has_norms ? norms[4 * i + 3].data() : nullptr, matrices[4 * i],
-                        matrices[4 * i + 1], matrices[4 * i + 2], matrices[4 * i + 3], 1 + i, 0});
+                        matrices[4 * i + 1], matrices[4 * i + 2], matrices[4 * i + 3], 1 + i, 0, nullptr});
     }
   }
 };
@@ -124,7 +124,7 @@ std::vector<float> states(Pool* pool, Network& network, CacheKind cache_kind, in
     }
     const Step step{(int)places.size(), (int)sequences.size(), page_tokens, cache_kind,
                     cos.data(), sin.data(), places.data(), sequences.data()};
-    heddle_run(stretch, network.layers.data(), 2, &step, x.data(), caches);
+    heddle_run(stretch, network.layers.data(), 2, &step, x.data(), caches, nullptr);
     for (size_t i = 0; i < sequences.size(); ++i) {
       const Sequence& q = sequences[i];
       std::vector<float>& to = kept[q.pages == pages[0].data() ? 0 : 1];
