@@ -67,10 +67,12 @@ def chosen_kernels(config: EngineConfig) -> Kernels | None:
     usable = available()
     if config.kernels == "torch" or config.dtype != "float32":
         return None
-    if config.kernels == "auto" and not usable:
-        log.warning("kernels=none reason=not_built effect=slower")
+    fast = [name for name in usable if name != "portable"]  # that one is slower than PyTorch
+    if config.kernels == "auto" and not fast:
+        reason = "old_processor" if usable else "not_built"
+        log.warning("kernels=none reason=%s effect=slower", reason)
         return None
-    name = usable[0] if config.kernels == "auto" else config.kernels
+    name = fast[0] if config.kernels == "auto" else config.kernels
     if name not in usable:
         raise ConfigError(
             f"kernels {name!r} are not here or not for this processor: choose one of "

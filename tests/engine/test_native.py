@@ -220,9 +220,12 @@ def test_a_build_that_is_not_there_is_named(files, monkeypatch):
         Engine.load(files["llama"], EngineConfig(kernels="avx512"))
 
 
-def test_without_kernels_the_engine_says_so_and_runs(files, monkeypatch, caplog):
-    monkeypatch.setattr("heddle.engine.load.available", lambda: ())
+@pytest.mark.parametrize(
+    ("usable", "reason"), [((), "not_built"), (("portable",), "old_processor")]
+)
+def test_without_kernels_the_engine_says_so_and_runs(files, monkeypatch, caplog, usable, reason):
+    monkeypatch.setattr("heddle.engine.load.available", lambda: usable)
     engine = Engine.load(files["llama"], EngineConfig(threads=1))
-    assert "kernels=none" in caplog.text
+    assert f"kernels=none reason={reason}" in caplog.text and engine.kernels is None
     assert ask(engine, [5, 6, 7], 4).finished.num_prompt_tokens == 3
     engine.close()
