@@ -20,7 +20,6 @@ from heddle.kernels.packing import PackedMatrix
 
 INSTRUCTION_SETS = ("avx512", "avx2", "portable")  # the best first
 _KINDS = {"nibbles": 0, "bytes": 1}
-_NUM_PLANES = 2  # one costs a KL of 2.6e-3 beside float32, enough to change answers
 _CACHE_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
 
@@ -56,8 +55,6 @@ class _Layer(Structure):
         ("out", _Matrix),
         ("gate_up", _Matrix),
         ("down", _Matrix),
-        ("num_planes", c_int32),
-        ("reserved", c_int32),
         ("experts", c_void_p),
     ]
 
@@ -382,8 +379,6 @@ def _layer(weights: LayerWeights, experts: tuple[_Experts, Any] | None) -> _Laye
         weights.out.struct,
         weights.gate_up.struct,
         weights.down.struct,
-        _NUM_PLANES,
-        0,
         None if experts is None else ctypes.addressof(experts[0]),
     )
 

@@ -79,7 +79,7 @@ struct Network {
       layers.push_back({norms[4 * i].data(), norms[4 * i + 1].data(),
                         has_norms ? norms[4 * i + 2].data() : nullptr,
                         has_norms ? norms[4 * i + 3].data() : nullptr, matrices[4 * i],
-                        matrices[4 * i + 1], matrices[4 * i + 2], matrices[4 * i + 3], 1 + i, 0, nullptr});
+                        matrices[4 * i + 1], matrices[4 * i + 2], matrices[4 * i + 3], nullptr});
     }
   }
 };

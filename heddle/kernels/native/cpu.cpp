@@ -33,11 +33,10 @@ void heddle_run(Stretch* stretch, const Layer* layers, int num_layers, const Ste
     stretch->run(layers[i], *step, x, caches[i], routing ? routing + i : nullptr);
 }
 
-// Write m x for rows of x [row][cols] to out [row][rows]. In two planes: what single matrices cost
-// is reading them, and the head's rounding errors would be those of the logits.
+// Write m x for rows of x [row][cols] to out [row][rows].
 void heddle_product(Pool* pool, const Matrix* m, const float* x, int num_rows, float* out) {
   static thread_local Rooms rooms;
-  Rounded in = rooms.rounded(num_rows, m->cols, 2);
+  Rounded in = rooms.rounded(num_rows, m->cols, kPlanes);
   for (int t = 0; t < num_rows; ++t) round_row(x + (size_t)t * m->cols, in.row(t));
   const int pieces = std::min(m->panels(), 16 * pool->num_threads());
   pool->run(pieces, [&](int i) {

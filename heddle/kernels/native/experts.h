@@ -101,13 +101,13 @@ class Mixer {
         if (const float weight = routing.weight[(size_t)t * e.num + i]; weight > 0)
           job.tokens.push_back(t), job.weights.push_back(weight);
       if (job.tokens.empty()) continue;
-      job.in = rooms_[2 * i].rounded(job.num(), in.cols, 1);
-      job.gated = rooms_[2 * i + 1].rounded(job.num(), job.expert->down.cols, 1);
+      job.in = rooms_[2 * i].rounded(job.num(), in.cols, in.planes);
+      job.gated = rooms_[2 * i + 1].rounded(job.num(), job.expert->down.cols, in.planes);
       for (int n = 0; n < job.num(); ++n) {
         const Rounded from = in.row(job.tokens[n]), to = job.in.row(n);
-        std::memcpy(to.q, from.q, in.cols);
-        std::memcpy(to.scale, from.scale, sizeof(float) * in.groups());
-        std::memcpy(to.sum, from.sum, sizeof(int32_t) * in.groups());
+        std::memcpy(to.q, from.q, (size_t)in.planes * in.cols);
+        std::memcpy(to.scale, from.scale, sizeof(float) * in.planes * in.groups());
+        std::memcpy(to.sum, from.sum, sizeof(int32_t) * in.planes * in.groups());
       }
       jobs_.push_back(std::move(job));
     }

@@ -21,7 +21,6 @@ struct Layer {
   const float *attention_norm, *ffn_norm;
   const float *q_norm, *k_norm;  // or null
   Matrix qkv, out, gate_up, down;
-  int32_t num_planes, reserved;  // of what its products read: 1 or 2
   const Experts* experts;        // or null
 };
 
@@ -65,7 +64,7 @@ class Stretch {
     const int num = step.num_tokens;
     const int projected_width = layer.qkv.rows;
     float* projected = rooms_.floats(rooms_.projected, (size_t)num * projected_width);
-    Rounded in = read(layer.attention_norm, x, num, layer.num_planes);
+    Rounded in = read(layer.attention_norm, x, num);
     each_panel(layer.qkv, num, [&](int first, int end) {
       multiply(layer.qkv, in, num, first, end, [&](int t, int p, const float* product) {
         write_panel(layer.qkv, p, product, projected + (size_t)t * projected_width, false);
@@ -76,10 +75,10 @@ class Stretch {
       case kBfloat: remember<Bfloat>(layer, step, cache, projected); break;
       default: remember<float>(layer, step, cache, projected);
     }
-    Rounded mixed = rooms_.rounded(num, layer.out.cols, layer.num_planes);
+    Rounded mixed = rooms_.rounded(num, layer.out.cols, kPlanes);
     each_row(num, [&](int t) { round_row(projected + (size_t)t * projected_width, mixed.row(t)); });
     add_product(layer.out, mixed, num, x);
-    Rounded read_again = read(layer.ffn_norm, x, num, layer.num_planes);
+    Rounded read_again = read(layer.ffn_norm, x, num);
     Rounded gated = feed_forward(layer, read_again, num);
     add_product(layer.down, gated, num, x);
     if (layer.experts && routing)
@@ -110,9 +109,9 @@ class Stretch {
     pool_.run(pieces, [&](int i) { work(units * i / pieces, units * (i + 1) / pieces); });
   }
 
-  Rounded read(const float* weight, const float* x, int num, int planes) {
+  Rounded read(const float* weight, const float* x, int num) {
     const int width = shape_.width;
-    Rounded to = rooms_.rounded(num, width, planes);
+    Rounded to = rooms_.rounded(num, width, kPlanes);
     float* normed = rooms_.floats(rooms_.normed, (size_t)num * width);
     each_row(num, [&](int t) {
       float* row = normed + (size_t)t * width;
@@ -208,7 +207,7 @@ class Stretch {
   // The gated product of a group of 32 channels is rounded as soon as it is there.
   Rounded feed_forward(const Layer& layer, const Rounded& in, int num) {
     const int ffn = shape_.ffn_width;
-    Rounded gated = rooms_gated_.rounded(num, ffn, layer.num_planes);
+    Rounded gated = rooms_gated_.rounded(num, ffn, kPlanes);
     split(ffn / kGroup, num, [&](int first, int end) {
       for (int g = first; g < end; ++g) gate_group(layer.gate_up, in, num, g, gated, nullptr);
     });
