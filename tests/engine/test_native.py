@@ -104,13 +104,13 @@ def relative_error(found: torch.Tensor, exact: torch.Tensor) -> float:
 @pytest.mark.parametrize("build", BUILDS)
 @pytest.mark.parametrize("name", [*SHAPES, "qwen3"])
 def test_logits_are_close_to_pytorch(files, name: str, build: str):
-    """Activations have eight bits: distributions differ a little, and argmax hardly ever."""
+    """Activations have fifteen bits; with eight this would be about 1e-2."""
     checkpoint = open_checkpoint(files[name])
     kernels = Kernels(build, num_threads=2)
     for exact_NV, native_NV in zip(
         read(checkpoint, None, [[150, 90]]), read(checkpoint, kernels, [[150, 90]]), strict=True
     ):
-        assert relative_error(native_NV, exact_NV) < 0.02
+        assert relative_error(native_NV, exact_NV) < 1e-3
 
 
 @needs_kernels
@@ -188,7 +188,7 @@ def test_an_adaptive_network_is_close_to_pytorch(adaptive, build: str, loops: in
     for exact_NV, native_NV in zip(
         read(checkpoint, None, [[150, 90]], loops=loops), found, strict=True
     ):
-        assert relative_error(native_NV, exact_NV) < 0.05
+        assert relative_error(native_NV, exact_NV) < 0.02
     by_steps = read(checkpoint, kernels, [[100, 7], [3, 1], [47, 82]], loops=loops)
     for whole, steps in zip(found, by_steps, strict=True):
         assert relative_error(steps, whole) < 0.01  # the gate's mean is PyTorch's
@@ -204,7 +204,7 @@ def test_a_smaller_cache_costs_little_and_keeps_bits(files, name: str, dtype: to
     for exact_NV, kept_NV, by_steps_NV in zip(
         read(checkpoint, None, [[150, 90]]), whole, steps, strict=True
     ):
-        assert relative_error(kept_NV, exact_NV) < 0.03
+        assert relative_error(kept_NV, exact_NV) < 0.02
         assert torch.equal(kept_NV, by_steps_NV)
 
 
