@@ -28,7 +28,7 @@ from heddle.tasks.task import Split
 from heddle.text.tokenizer import Tokenizer
 from heddle.train.data.document import Document, cluster_number, encode_example
 from heddle.train.data.numbered import numbered_batches
-from heddle.train.data.pack import TrainBatch
+from heddle.train.data.pack import TrainBatch, pack_whole
 from heddle.train.data.vocabulary import BYTES_ONLY, END_TOKEN, train_tokenizer
 from heddle.train.fit import FitConfig
 from heddle.train.forward import exact_depth
@@ -146,30 +146,11 @@ class Cups:
                     example, tokenizer, end_id=_end_id(tokenizer), cluster=cluster, dense=True
                 )
             )
-        return _packed(documents)
+        return pack_whole(documents)
 
 
 def _end_id(tokenizer: Tokenizer) -> int:
     return tokenizer.control_tokens[END_TOKEN]
-
-
-def _packed(documents: list[Document]) -> TrainBatch:
-    """Put documents end to end, those of equal length together: one attention serves them."""
-    documents = sorted(documents, key=lambda document: len(document.token_N))
-    lengths = [len(document.token_N) for document in documents]
-    tokens, targets = (
-        torch.from_numpy(np.concatenate(parts))
-        for parts in zip(*((each.token_N, each.target_N) for each in documents), strict=True)
-    )
-    return TrainBatch(
-        token_T=tokens,
-        target_T=targets,
-        position_T=torch.cat([torch.arange(length) for length in lengths]),
-        bounds_S1=(0, *np.cumsum(lengths).tolist()),
-        cluster_T=torch.full_like(tokens, documents[0].cluster),
-        weight_T=torch.ones(len(tokens)),
-        part_T=torch.zeros_like(tokens),
-    )
 
 
 def demo_model() -> ModelConfig:
