@@ -41,6 +41,8 @@ class Halting:
             one's distribution is a "changed" one.
         reach: a token is hard too when one of so many behind it is: they may need its thoughts,
             which they see while it thinks.
+        caution: how many times worse it is to leave a hard token alone than to think about an easy
+            one. Where the first loop cannot know, those that come may need it to think.
         seed: of the draw of depths.
     """
 
@@ -49,6 +51,7 @@ class Halting:
     epsilon: float = 0.01
     hard: Literal["wrong", "changed"] = "wrong"
     reach: int = 0
+    caution: float = 1.0
     seed: int = 0
 
     def __post_init__(self):
@@ -60,6 +63,8 @@ class Halting:
             raise ConfigError(f"halting: epsilon must be positive, not {self.epsilon}")
         if self.reach < 0:
             raise ConfigError(f"halting: reach must not be negative, not {self.reach}")
+        if self.caution <= 0:
+            raise ConfigError(f"halting: caution must be positive, not {self.caution}")
 
     def stage(self, start: Checkpoint | None) -> Stage:
         """Open the data and return the stage."""
@@ -93,7 +98,9 @@ class Halting:
         is_hard_T = torch.zeros_like(batch.target_T, dtype=torch.bool)
         is_hard_T[rows] = is_hard_N
         is_hard_N = _reaching(is_hard_T, batch, self.reach)[rows]
-        hard = _verdict(outs[1].trace.hard_logit_T, rows, is_hard_N, weight_N)
+        hard = _verdict(
+            outs[1].trace.hard_logit_T, rows, is_hard_N, weight_N, miss_weight=self.caution
+        )
         settled = [
             _verdict(
                 outs[loops].trace.settled_logit_T, rows, change_N[loops] < self.epsilon, weight_N
@@ -124,11 +131,20 @@ class Verdict(NamedTuple):
     share: Tensor
 
 
-def _verdict(logit_T: Tensor | None, rows: Tensor, is_so_N: Tensor, weight_N: Tensor) -> Verdict:
+def _verdict(
+    logit_T: Tensor | None,
+    rows: Tensor,
+    is_so_N: Tensor,
+    weight_N: Tensor,
+    *,
+    miss_weight: float = 1.0,
+) -> Verdict:
     assert logit_T is not None, "a network that loops has readings"
     logit_N, is_so_N = logit_T[rows], is_so_N.float()
     scale = 1 / weight_N.sum().clamp(min=1e-9)
-    loss_N = binary_cross_entropy_with_logits(logit_N, is_so_N, reduction="none")
+    loss_N = binary_cross_entropy_with_logits(
+        logit_N, is_so_N, reduction="none", pos_weight=logit_N.new_tensor(miss_weight)
+    )
     is_right_N = ((logit_N > 0) == (is_so_N > 0)).float()
     return Verdict(*(part_N @ weight_N * scale for part_N in (loss_N, is_right_N, is_so_N)))
 

@@ -77,7 +77,7 @@ class Form(NamedTuple):
     batch_tokens: int = 1024
 
 
-SHORT = Form(num_steps=400, num_ramp=130, num_halting_steps=80, num_asked=200)
+SHORT = Form(num_steps=600, num_ramp=200, num_halting_steps=80, num_asked=200)
 FULL = Form(num_steps=1500, num_ramp=300, num_halting_steps=300, num_asked=1000)
 
 
@@ -117,7 +117,7 @@ def learn_to_halt(model: Transformer, chains: Chains, num_steps: int, *, folder:
     train_only(model, ("think.read*",))
     stage = Stage(
         batches=replace(chains, num_ramp=1).batches(),
-        loss=Halting(most_loops=TRAINED_LOOPS, hard="changed", reach=2).loss,
+        loss=Halting(most_loops=TRAINED_LOOPS, hard="changed", reach=2, caution=10.0).loss,
         uses_every_parameter=False,
     )
     train(model, stage, num_steps, seed=chains.seed, folder=folder, learning_rate=2e-2)

@@ -83,6 +83,9 @@ def run(experiment: Experiment) -> None:
         if not _run_all(experiment, [(a, s) for s in seeds for a in arms], full, jobs, folder):
             raise typer.Exit(1)
         found = collect(experiment, home)
+        if any(len(found.get(each, {})) < len(experiment.seeds) for each in experiment.arms):
+            Console().print(f"There are tables once every arm has every seed; so far: {home}")
+            return
         for table in experiment.tables(found):
             Console().print(as_markdown(table), markup=False, highlight=False)
         if write:

@@ -12,6 +12,7 @@ from recipes.experiments.experiment import (
     figures_block,
     over_seeds,
     read_page,
+    run,
     write_page,
 )
 
@@ -66,3 +67,14 @@ def test_seeds_are_in_order():
 def test_an_unknown_page_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_page(EXPERIMENT, {}, "short", tmp_path)
+
+
+def test_part_of_an_experiment_says_so_instead_of_showing_tables(tmp_path, monkeypatch, capsys):
+    home = tmp_path / "coins" / "short"
+    home.mkdir(parents=True)
+    (home / "fair-0.json").write_text('{"right": 1}')
+    monkeypatch.setattr("sys.argv", ["coins", "--seed", "0", "--folder", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        run(EXPERIMENT)
+    assert ended.value.code == 0
+    assert "once every arm has every seed" in capsys.readouterr().out

@@ -58,6 +58,28 @@ def test_what_stands_right_before_a_hard_token_is_hard_too():
         assert loss.metrics["hard_share"].item() == pytest.approx(share)
 
 
+def test_caution_makes_tokens_think_that_may_have_to():
+    model = routed_model()
+    train_only(model, ("think.read*",))
+    batch = routed_batch()
+    with torch.no_grad():
+        said_T = model.head(model(packed_batch(batch)).hidden_TD).argmax(-1)
+    batch = batch._replace(target_T=said_T)  # all is right
+    wrong = batch._replace(target_T=said_T + 1)  # all is wrong; nothing tells the two apart
+    for caution, thinks in ((0.1, False), (10.0, True)):
+        optimiser = torch.optim.Adam(model.think.read.parameters(), lr=0.1)
+        for _ in range(40):
+            losses = [
+                Halting(most_loops=2, caution=caution).loss_at(model, each, [1])
+                for each in (batch, wrong)
+            ]
+            optimiser.zero_grad()
+            (losses[0].mean + losses[1].mean).backward()
+            optimiser.step()
+        is_hard_T = model(packed_batch(batch)).trace.hard_logit_T > 0
+        assert is_hard_T.float().mean() == thinks
+
+
 def test_it_learns_both_readings_and_nothing_else():
     model, batch = routed_model(), routed_batch()
     with torch.no_grad():  # half the tokens are easy
@@ -96,6 +118,7 @@ def test_no_graph_is_kept_of_the_frozen_network():
         ({"most_loops": 1}, "between 2 and 32"),
         ({"epsilon": 0.0}, "positive"),
         ({"reach": -1}, "negative"),
+        ({"caution": 0.0}, "positive"),
     ],
 )
 def test_impossible_settings_are_refused(fields, told):
