@@ -35,12 +35,14 @@ class LastLoop:
     def attend_again(
         self, layer: int, q_NHC: Tensor, k_NKC: Tensor, v_NKC: Tensor, *, loop: int, rows: Tensor
     ) -> Tensor:
-        """Put a later loop's keys and values of all tokens in place of the loop's before."""
-        assert len(rows) == self._num_sequences * self._num_new, "all tokens loop equally often"
+        """Put a later loop's keys and values in place of the same tokens' from the loop before."""
         for kept, new in ((self._k_SLKC, k_NKC), (self._v_SLKC, v_NKC)):
-            before = kept[layer][:, : -self._num_new]
-            kept[layer] = torch.cat([before, self._by_sequence(new)], dim=1)
-        return self._attend(layer, q_NHC)
+            before, newest = kept[layer].tensor_split([-self._num_new], dim=1)
+            newest = self._by_sequence(newest.flatten(0, 1).index_copy(0, rows, new))
+            kept[layer] = torch.cat([before, newest], dim=1)
+        num_tokens = self._num_sequences * self._num_new
+        q_THC = q_NHC.new_zeros(num_tokens, *q_NHC.shape[1:]).index_copy(0, rows, q_NHC)
+        return self._attend(layer, q_THC)[rows]
 
     def running_mean(self, x_TJ: Tensor, *, decay: float) -> Tensor:
         """See `Memory.running_mean`."""

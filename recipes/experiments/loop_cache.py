@@ -26,7 +26,7 @@ from heddle.train.initial import first_network
 from heddle.train.pretrain import next_token_loss
 from heddle.train.stage import Loss, Stage
 from recipes.experiments.chains import Chains, answered, questions, training_depth
-from recipes.experiments.depth import FULL, LOOPED, SHORT, Form, train
+from recipes.experiments.depth import LOOPED, Form, form_of, train
 from recipes.experiments.depth_tables import LOOPS, TRAINED_LOOPS, each, points
 from recipes.experiments.experiment import Experiment, Figures, Found, Table, over_seeds, run
 from recipes.experiments.last_loop import LastLoop
@@ -61,7 +61,7 @@ def trial(cache: str, form: Form, seed: int, folder: Path) -> Figures:
     chains = Chains(
         task=TASK,
         longest=TRAINED_LOOPS,
-        num_ramp=form.num_ramp,
+        num_ramp=form.num_steps // 3,
         batch_tokens=form.batch_tokens,
         seed=seed,
     )
@@ -183,7 +183,7 @@ def _right(found: Found, cache: str, way: str, steps: int, loops: int) -> list[f
 
 
 def _trial(cache: str, seed: int, full: bool, folder: Path) -> Figures:
-    return trial(cache, FULL if full else SHORT, seed, folder)
+    return trial(cache, form_of(TASK, full=full), seed, folder)
 
 
 EXPERIMENT = Experiment(

@@ -95,7 +95,7 @@ class Form:
     first_steps: int
     num_steps: int
     batch_tokens: int
-    first_lengths: tuple[int, ...] = (32, 48, 64, 96, 128, 192, 256, 384)
+    first_lengths: tuple[int, ...] = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1152)
     lengths: tuple[int, ...] = (128, 192, 256, 384, 512, 768, 1152)
     distances: tuple[int, ...] = (32, 128, 512, 1024, 2048)
     num_texts: int
@@ -103,20 +103,18 @@ class Form:
 
 
 FORMS = {  # by whether it is the full one
-    False: Form(first_steps=1100, num_steps=500, batch_tokens=2304, num_texts=25),
+    False: Form(first_steps=1600, num_steps=500, batch_tokens=2304, num_texts=25),
     True: Form(first_steps=1000, num_steps=3000, batch_tokens=4608, num_texts=100),
 }
 
 
 def network(memory: MemoryConfig | None) -> ModelConfig:
-    """Return nano without loops and experts, half as wide."""
+    """Return three of nano's layers, without loops and experts."""
     return replace(
         NANO,
         vocab_size=BYTES_ONLY,
-        width=64,
         num_layers=3,
-        num_heads=2,
-        ffn_width=64,
+        num_kv_heads=NANO.num_heads,
         context_length=8192,
         rope=RopeConfig(base=10_000_000.0),  # what is far back is turned little
         fabric=None,

@@ -32,7 +32,7 @@ from recipes.experiments.depth import (
 from recipes.experiments.depth_tables import LOOPS, TASKS, TRAINED_LOOPS, tables
 from recipes.experiments.experiment import as_markdown, figures_block, read_page
 
-TINY = Form(num_steps=2, num_ramp=1, num_halting_steps=2, num_asked=7, batch_tokens=64)
+TINY = Form(num_steps=3, num_halting_steps=2, num_asked=7, batch_tokens=64)
 CHAINS = Chains(task="cups", longest=8, num_ramp=10, batch_tokens=128, seed=3)
 
 

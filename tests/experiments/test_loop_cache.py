@@ -21,7 +21,7 @@ from recipes.experiments.loop_cache import (
     trial,
 )
 
-TINY = Form(num_steps=2, num_ramp=1, num_halting_steps=0, num_asked=3, batch_tokens=64)
+TINY = Form(num_steps=3, num_halting_steps=0, num_asked=3, batch_tokens=64)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,20 @@ def test_what_is_read_later_sees_the_last_loop_alone():
         memory.attend(0, q_SHC, new_SKC, new_SKC),
         attention(q_SHC[:, None], seen_SLKC, seen_SLKC)[:, 0],
     )
+
+
+def test_tokens_that_stop_keep_their_last_keys():
+    memory = LastLoop(2)
+    q_THC, first_TKC = keys(6), keys(6)
+    memory.attend(0, q_THC, first_TKC, first_TKC)
+    rows = torch.tensor([1, 2, 5])
+    q_NHC, again_NKC = keys(3), keys(3)
+    found = memory.attend_again(0, q_NHC, again_NKC, again_NKC, loop=2, rows=rows)
+    newest_TKC = first_TKC.index_copy(0, rows, again_NKC)
+    for each, row in enumerate(rows.tolist()):
+        seen = newest_TKC[row // 3 * 3 : row + 1][None]
+        expected = attention(q_NHC[each][None, None], seen, seen)[0, 0]
+        torch.testing.assert_close(found[each], expected)
 
 
 @torch.no_grad()
