@@ -50,10 +50,9 @@ from recipes.experiments.recall_documents import (
     sayings_to_learn,
 )
 
-# The window is of 32 bytes, the block of the byte that is read included.
-SLOTS = MemoryConfig(
-    block_tokens=8, sink_tokens=4, window_blocks=4, tiers=(Tier(4, 16), Tier(8, None))
-)
+# The window is of 32 bytes, the block of the byte that is read included. A fact has three bytes:
+# slots of four and more do not tell a query which of several to page in.
+SLOTS = MemoryConfig(block_tokens=8, sink_tokens=4, window_blocks=4, tiers=(Tier(2, None),))
 PAGES = replace(SLOTS, paged_blocks=8)
 NO_MASS = -1e4  # added to a slot's logit it takes the slot out of sight
 SHORTEST_PASSKEY = 128  # bytes of a training text that holds one
@@ -103,7 +102,7 @@ class Form:
 
 
 FORMS = {  # by whether it is the full one
-    False: Form(first_steps=1600, num_steps=500, batch_tokens=2304, num_texts=25),
+    False: Form(first_steps=1600, num_steps=300, batch_tokens=2304, num_texts=25),
     True: Form(first_steps=1000, num_steps=3000, batch_tokens=4608, num_texts=100),
 }
 
