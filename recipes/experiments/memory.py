@@ -103,7 +103,7 @@ class Form:
 
 FORMS = {  # by whether it is the full one
     False: Form(first_steps=1600, num_steps=300, batch_tokens=2304, num_texts=25),
-    True: Form(first_steps=1000, num_steps=3000, batch_tokens=4608, num_texts=100),
+    True: Form(first_steps=3000, num_steps=3000, batch_tokens=4608, num_texts=100),
 }
 
 
