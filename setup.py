@@ -5,19 +5,20 @@ the package stands in pyproject.toml.
 """
 
 import platform
+from glob import glob
 
 from setuptools import Extension, setup
 
 FOLDER = "heddle/kernels/native"
-HEADERS = [
-    f"{FOLDER}/{name}.h"
-    for name in ("simd", "matrix", "attention", "experts", "layers", "pool", "rooms")
-]
+HEADERS = sorted(glob(f"{FOLDER}/*.h"))
 # What each build may use; `heddle_best` in cpu.cpp says which of them a processor has.
-FLAGS = {"portable": []}
+FLAGS = {"portable": ["-DHEDDLE_PORTABLE"]}
 if platform.machine() in ("x86_64", "AMD64"):
     FLAGS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
     FLAGS["avx512"] = [*FLAGS["avx2"], "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512vnni"]
+elif platform.machine() in ("aarch64", "arm64"):
+    FLAGS["neon"] = []
+    FLAGS["dotprod"] = ["-march=armv8.2-a+dotprod"]
 
 setup(
     ext_modules=[

@@ -55,7 +55,7 @@ def load_model(
     model.load_state_dict(state, assign=True)
     model.requires_grad_(False).eval()
     if kernels is not None:
-        use_native_layers(model, kernels, page_tokens=page_tokens)
+        use_native_layers(model, checkpoint, kernels, page_tokens=page_tokens)
     return model
 
 

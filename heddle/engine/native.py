@@ -1,23 +1,27 @@
 """The network's modules that run in native kernels. Put in place by `load`.
 
 They take the place of modules of `heddle.model`, which stays the one description of the network:
-a matrix product, the vocabulary, a layer with its experts, or all layers of a dense network in one
-call. Later loops of a thinking block are PyTorch's, over native products.
+a matrix product, the vocabulary, or neighbouring layers in one call: all of a dense network, or
+those before, in and behind a thinking block, one call for each of its loops.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from heddle.engine.packed_linear import PackedLinear
 from heddle.engine.paged_memory import PagedMemory
 from heddle.engine.served_experts import ServedExpert, ServedExperts
 from heddle.kernels.cpu import (
     ExpertWeights,
     Kernels,
-    LayerCache,
+    LayerLoraWeights,
     LayerWeights,
+    Loras,
+    LoraWeights,
     Matrix,
     Routes,
     Stretch,
@@ -25,7 +29,7 @@ from heddle.kernels.cpu import (
 )
 from heddle.kernels.packing import GROUP, can_pack, pack, quantise
 from heddle.kernels.quant import QuantTensor
-from heddle.model.layers import Context, Head, Layer, LayerLora, RMSNorm
+from heddle.model.layers import Context, Head, Layer, RMSNorm
 from heddle.model.router import Choice
 from heddle.model.transformer import Transformer
 from heddle.weights.contents import Checkpoint, Part
@@ -58,58 +62,73 @@ class NativeEmbedding(nn.Module):
         return self._kernels.rows(self._matrix, token_T)
 
 
+class NativeLoras(nn.Module):
+    """The adapters of a thinking block."""
+
+    def __init__(self, loras: Loras):
+        super().__init__()
+        self.loras = loras
+
+
 class NativeLayers(nn.Module):
-    """All layers of a dense network, called as if they were one."""
+    """A network's layers, any part of them in one call."""
 
     def __init__(self, stretch: Stretch):
         super().__init__()
         self._stretch = stretch
 
-    def forward(self, x_TD: Tensor, context: Context) -> tuple[Tensor, None]:
-        """See `heddle.model.layers.Layer`; `x_TD` itself is changed."""
-        self._stretch.run(x_TD, *_step(context))
-        return x_TD, None
-
-
-class NativeLayer(nn.Module):
-    """A layer of an adaptive network; `layer` itself computes what later loops ask for."""
-
-    def __init__(self, stretch: Stretch, layer: Layer):
-        super().__init__()
-        self._stretch = stretch
-        self.layer = layer
-
     def forward(
-        self, x_TD: Tensor, context: Context, lora: LayerLora | None = None
-    ) -> tuple[Tensor, Choice | None]:
-        """See `heddle.model.layers.Layer`."""
-        if context.rows is not None:
-            return self.layer(x_TD, context, lora)
+        self,
+        x_TD: Tensor,
+        context: Context,
+        loras: NativeLoras | None = None,
+        *,
+        part: slice,
+    ) -> tuple[Tensor, list[Choice]]:
+        """See `heddle.model.layers.Layers`."""
+        layers = range(self._stretch.num_layers)[part]
+        if not layers:
+            return x_TD, []
+        memory = context.memory
+        assert isinstance(memory, PagedMemory), "native layers read the engine's cache"
         x_TD, routes = x_TD.clone(), None
         if context.routing is not None:
-            log_prior_TE, bias_TE = (
-                part.contiguous()
-                for part in (context.routing.log_prior_TE, context.routing.bias_TE)
-            )
-            room = (torch.empty_like(log_prior_TE) for _ in range(3))
-            routes = Routes(log_prior_TE, bias_TE, *room)
-        number = self.layer.attention.layer
-        self._stretch.run(x_TD, *_step(context), layer=number, routes=routes)
-        return x_TD, None if routes is None else Choice(*routes[2:])
+            said = (context.routing.log_prior_TE, context.routing.bias_TE)
+            log_prior_TE, bias_TE = (part.contiguous() for part in said)
+            chosen_3LTE = torch.empty(3, len(layers), *bias_TE.shape)
+            routes = Routes(log_prior_TE, bias_TE, chosen_3LTE)
+        self._stretch.run(
+            x_TD,
+            _tokens(context, memory, num_layers=len(layers)),
+            memory.pages.native,
+            layers=layers,
+            routes=routes,
+            loras=loras and loras.loras,
+        )
+        if routes is None:
+            return x_TD, []
+        return x_TD, [Choice(*parts) for parts in zip(*routes.chosen_3LTE, strict=True)]
 
 
-def _step(context: Context) -> tuple[Tokens, list[LayerCache]]:
-    """Return what native layers need to know of a step's tokens, and the cache."""
-    memory = context.memory
-    assert isinstance(memory, PagedMemory), "native layers read the engine's cache"
-    tokens = Tokens(
+def _tokens(context: Context, memory: PagedMemory, *, num_layers: int) -> Tokens:
+    """Return what native layers need to know of a step's tokens, all or those of a later loop."""
+    first = Tokens(
         cos_TC=context.angles.cos_T1C,
         sin_TC=context.angles.sin_T1C,
+        position_T=memory.position_T,
         place_T=memory.place_T,
         spans=memory.spans,
         page_tokens=memory.pages.page_tokens,
     )
-    return tokens, memory.pages.native
+    if context.rows is None:
+        return first
+    return replace(
+        first,
+        position_T=memory.position_T[context.rows],
+        place_T=None,
+        spans=memory.spans_again(context.loop, context.rows, num_layers=num_layers),
+        block_tokens=memory.pages.loop_block_tokens,
+    )
 
 
 def use_kernels(model: Transformer, checkpoint: Checkpoint, kernels: Kernels) -> None:
@@ -125,7 +144,9 @@ def use_kernels(model: Transformer, checkpoint: Checkpoint, kernels: Kernels) ->
             model.set_submodule(name, NativeLinear(kernels, _matrix(checkpoint, name, parts)))
 
 
-def use_native_layers(model: Transformer, kernels: Kernels, *, page_tokens: int) -> None:
+def use_native_layers(
+    model: Transformer, checkpoint: Checkpoint, kernels: Kernels, *, page_tokens: int
+) -> None:
     """Replace the layers of a loaded network, if all their products are native already.
 
     Networks with summary slots keep PyTorch's layers.
@@ -133,8 +154,9 @@ def use_native_layers(model: Transformer, kernels: Kernels, *, page_tokens: int)
     config = model.config
     layers = [layer for layer in model.layers if isinstance(layer, Layer)]
     projections = [projection for layer in layers for projection in _projections(layer)]
+    sizes = [page_tokens, config.think.block_tokens if config.think else page_tokens]
     fits = config.head_width % HEAD_UNIT == 0 and config.head_width <= MAX_HEAD_WIDTH
-    fits = fits and page_tokens % RUN_TOKENS == 0 and config.memory is None
+    fits = fits and all(size % RUN_TOKENS == 0 for size in sizes) and config.memory is None
     if not fits or not all(isinstance(projection, NativeLinear) for projection in projections):
         return
     stretch = Stretch(
@@ -145,9 +167,13 @@ def use_native_layers(model: Transformer, kernels: Kernels, *, page_tokens: int)
         head_width=config.head_width,
         norm_eps=config.norm_eps,
     )
-    is_dense = config.fabric is None and config.think is None
-    native = [NativeLayers(stretch)] if is_dense else [NativeLayer(stretch, x) for x in layers]
-    model.layers = nn.ModuleList(native)
+    model.set_submodule("layers", NativeLayers(stretch))
+    if model.think is not None:
+        loras = [_lora(checkpoint, f"think.loras.{i}") for i in range(len(model.think.loras))]
+        model.think.set_submodule("loras", NativeLoras(Loras(loras)))
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear | PackedLinear):
+            _round_product(model, checkpoint, kernels, name)
 
 
 def uses_kernels(model: nn.Module) -> bool:
@@ -158,7 +184,7 @@ def uses_kernels(model: nn.Module) -> bool:
 
 def has_native_layers(model: nn.Module) -> bool:
     """Whether native layers read the cache."""
-    return any(isinstance(module, NativeLayers | NativeLayer) for module in model.modules())
+    return any(isinstance(module, NativeLayers) for module in model.modules())
 
 
 def _matrix(checkpoint: Checkpoint, name: str, parts: Sequence[Part]) -> Matrix:
@@ -193,6 +219,31 @@ def _weights(layer: Layer) -> LayerWeights:
         gate_up=gate_up,
         down=down,
         experts=_experts(layer.experts) if isinstance(layer.experts, ServedExperts) else None,
+    )
+
+
+def _round_product(model: Transformer, checkpoint: Checkpoint, kernels: Kernels, name: str) -> None:
+    """Round one of the thinking block's or the gate's own products to 8 bits."""
+    weight = checkpoint.load(f"{name}.weight", torch.float32)
+    bias = f"{name}.bias"
+    if weight.shape[1] % GROUP == 0:
+        bias_D = checkpoint.load(bias, torch.float32) if bias in checkpoint.tensors else None
+        model.set_submodule(name, NativeLinear(kernels, Matrix(quantise(weight), bias_D)))
+
+
+def _lora(checkpoint: Checkpoint, name: str) -> LayerLoraWeights:
+    """Round a layer's adapters to 8 bits; ranks are filled up to whole groups."""
+
+    def part(projection: str) -> LoraWeights:
+        down, up = (
+            checkpoint.load(f"{name}.{projection}.{side}.weight", torch.float32)
+            for side in ("down", "up")
+        )
+        up = pad(up, (0, -up.shape[1] % GROUP))
+        return LoraWeights(Matrix(quantise(down)), Matrix(quantise(up)))
+
+    return LayerLoraWeights(
+        qkv=part("qkv"), out=part("out"), gate_up=part("gate_up"), down=part("down")
     )
 
 

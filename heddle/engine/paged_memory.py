@@ -3,7 +3,7 @@
 Says for a packed step where each token is stored and what each sequence attends to.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from heddle.engine.pages import Pages
-from heddle.kernels.cpu import Span
-from heddle.model.memory import additive, attention, running_mean, with_own_block
+from heddle.kernels.cpu import OwnPage, Span
+from heddle.model.memory import additive, attention, with_own_block
 from heddle.model.paging import choose_pages
 from heddle.model.slots import Pooler
 
@@ -27,10 +27,24 @@ class Own(NamedTuple):
 
 
 class LaterLoops:
-    """A sequence's keys and values of loops after the first, in its current block."""
+    """A sequence's keys and values of loops after the first, in its current block.
+
+    Native layers keep a page for each loop, PyTorch's tensors for each layer and loop.
+    """
 
     def __init__(self):
         self._kept: dict[tuple[int, int], Own] = {}
+        self._pages: dict[int, tuple[int, OwnPage]] = {}
+
+    def pages(self, loop: int, blocks: range, new_page: Callable[[], OwnPage]) -> list[OwnPage]:
+        """Return a loop's pages of neighbouring blocks, of which the first may be here already.
+
+        The last one is kept.
+        """
+        block, page = self._pages.get(loop, (None, None))
+        found = [page if page is not None and block == number else new_page() for number in blocks]
+        self._pages[loop] = (blocks[-1], found[-1])
+        return found
 
     def add(self, layer: int, loop: int, new: Own, *, block_start: int) -> Own:
         """Return what is kept and what is new; keep what lies at `block_start` or behind it."""
@@ -79,11 +93,10 @@ class PagedMemory:
     def __init__(self, pages: Pages, segments: list[Segment]):
         self.pages = pages
         self.segments = segments
+        positions = [torch.arange(s.num_past, s.num_past + s.end - s.start) for s in segments]
+        self.position_T = torch.cat(positions)
         self.place_T = torch.cat(
-            [
-                self._places(s.pages, torch.arange(s.num_past, s.num_past + s.end - s.start))
-                for s in segments
-            ]
+            [self._places(s.pages, at) for s, at in zip(segments, positions, strict=True)]
         )
         filled = [self._filled(segment) for segment in segments]
         self._filled_page_B, self._filled_block_B = map(torch.cat, zip(*filled, strict=True))
@@ -97,12 +110,33 @@ class PagedMemory:
         return [_causal(run) for run in self._runs]
 
     @cached_property
+    def _pages_of(self) -> list[Tensor]:
+        return [torch.tensor(segment.pages) for segment in self.segments]
+
+    @cached_property
     def spans(self) -> list[Span]:
-        """The step's sequences as native kernels take them."""
+        """The step's sequences as native layers take them."""
         return [
-            Span(start=s.start, end=s.end, num_past=s.num_past, page_P=torch.tensor(s.pages))
-            for s in self.segments
+            Span(start=segment.start, end=segment.end, page_P=page_P)
+            for segment, page_P in zip(self.segments, self._pages_of, strict=True)
         ]
+
+    def spans_again(self, loop: int, rows: Tensor, *, num_layers: int) -> list[Span]:
+        """Return those of the tokens at `rows` in a later loop of so many layers."""
+        size, position_N, found = self.pages.loop_block_tokens, self.position_T[rows], []
+        for segment, page_P, (low, high) in zip(
+            self.segments, self._pages_of, _cuts(rows, self.segments), strict=True
+        ):
+            if low == high:
+                continue
+            first, last = (int(position_N[row]) // size for row in (low, high - 1))
+            own = segment.later.pages(
+                loop,
+                range(first, last + 1),
+                lambda: self.pages.native[0].own_page(num_layers=num_layers, block_tokens=size),
+            )
+            found.append(Span(start=low, end=high, page_P=page_P, own=own, first_block=first))
+        return found
 
     def attend(
         self, layer: int, q_THC: Tensor, k_TKC: Tensor, v_TKC: Tensor, pooler: Pooler | None = None
@@ -167,20 +201,18 @@ class PagedMemory:
 
     def running_mean(self, x_TJ: Tensor, *, decay: float) -> Tensor:
         """See `model.memory.Memory.running_mean`."""
-        parts, size = [], self.pages.page_tokens
+        means, size = [], self.pages.page_tokens
         for segment in self.segments:
-            first, end = segment.num_past, segment.num_past + segment.end - segment.start
-            start_J = torch.zeros_like(x_TJ[0])
-            if first > 0:
-                start_J = self.pages.mean_PJ[segment.pages[(first - 1) // size]]
-            [mean_NJ] = running_mean(
-                x_TJ[None, segment.start : segment.end], start_J[None], decay=decay
-            )
-            for page in range(first // size, (end - 1) // size + 1):
-                last = min(end, (page + 1) * size) - 1
-                self.pages.mean_PJ[segment.pages[page]] = mean_NJ[last - first]
-            parts.append(mean_NJ)
-        return torch.cat(parts)
+            mean_J = torch.zeros_like(x_TJ[0], dtype=torch.float32)
+            if segment.num_past > 0:
+                mean_J = self.pages.mean_PJ[segment.pages[(segment.num_past - 1) // size]].float()
+            x_NJ = x_TJ[segment.start : segment.end].float()
+            for position, x_J in enumerate(x_NJ, segment.num_past):
+                # One by one: bits must not depend on how a sequence was cut into steps.
+                mean_J = torch.lerp(x_J, mean_J, decay)
+                means.append(mean_J)
+                self.pages.mean_PJ[segment.pages[position // size]] = mean_J
+        return torch.stack(means).to(x_TJ.dtype)
 
     def _split(self, segment: Segment) -> list[_Run]:
         """Cut a segment where what its rows see through slots changes."""
@@ -248,15 +280,7 @@ class PagedMemory:
 
     def _read(self, layer: int, places: slice | Tensor) -> tuple[Tensor, Tensor]:
         k_LKC, v_LKC = self.pages.k_LKC[layer], self.pages.v_LKC[layer]
-        if not self.pages.is_native:
-            return k_LKC[places], v_LKC[places]
-        if isinstance(places, slice):
-            places = torch.arange(places.start, places.stop)
-        size, (_, *heads) = self.pages.page_tokens, k_LKC.shape
-        page_L, token_L = places // size, places % size
-        k_PKCT = k_LKC.view(-1, *heads, size)  # `native/attention.h` has the layout
-        v_PKTC = v_LKC.view(-1, heads[0], size, heads[1])
-        return k_PKCT[page_L, :, :, token_L].float(), v_PKTC[page_L, :, token_L].float()
+        return k_LKC[places], v_LKC[places]
 
     def _read_slots(
         self, layer: int, run: _Run, q_NHC: Tensor, position_N: Tensor

@@ -7,164 +7,54 @@ runs on PyTorch where there is none. Calls let go of Python's lock.
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_void_p
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from heddle.kernels.library import (
+    ExpertsStruct,
+    ExpertStruct,
+    LayerCacheStruct,
+    LayerLoraStruct,
+    LayerStruct,
+    LoraStruct,
+    MatrixStruct,
+    OwnStruct,
+    RoutingStruct,
+    SequenceStruct,
+    ShapeStruct,
+    StepStruct,
+    library,
+)
 from heddle.kernels.packing import PackedMatrix
 
-INSTRUCTION_SETS = ("avx512", "avx2", "portable")  # the best first
+INSTRUCTION_SETS = ("avx512", "avx2", "dotprod", "neon", "portable")  # the best first
 _KINDS = {"nibbles": 0, "bytes": 1}
+CHUNK = 64  # keys that attention meets at once
 _CACHE_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
-
-
-class _Matrix(Structure):
-    _fields_ = [
-        ("rows", c_int32),
-        ("cols", c_int32),
-        ("kind", c_int32),
-        ("reserved", c_int32),
-        ("data", c_void_p),
-        ("bias", c_void_p),
-    ]
-
-
-class _Shape(Structure):
-    _fields_ = [
-        ("width", c_int32),
-        ("num_heads", c_int32),
-        ("num_kv_heads", c_int32),
-        ("head_width", c_int32),
-        ("ffn_width", c_int32),
-        ("norm_eps", c_float),
-    ]
-
-
-class _Layer(Structure):
-    _fields_ = [
-        ("attention_norm", c_void_p),
-        ("ffn_norm", c_void_p),
-        ("q_norm", c_void_p),
-        ("k_norm", c_void_p),
-        ("qkv", _Matrix),
-        ("out", _Matrix),
-        ("gate_up", _Matrix),
-        ("down", _Matrix),
-        ("experts", c_void_p),
-    ]
-
-
-class _Expert(Structure):
-    _fields_ = [("gate_up", _Matrix), ("down", _Matrix)]
-
-
-class _Experts(Structure):
-    _fields_ = [
-        ("num", c_int32),
-        ("most", c_int32),
-        ("mass", c_float),
-        ("prior", c_float),
-        ("scores", c_void_p),
-        ("balance", c_void_p),
-        ("experts", c_void_p),
-    ]
-
-
-class _Routing(Structure):
-    _fields_ = [
-        ("log_prior", c_void_p),
-        ("bias", c_void_p),
-        ("logits", c_void_p),
-        ("probability", c_void_p),
-        ("weight", c_void_p),
-    ]
-
-
-class _Sequence(Structure):
-    _fields_ = [
-        ("start", c_int32),
-        ("end", c_int32),
-        ("num_past", c_int32),
-        ("reserved", c_int32),
-        ("pages", c_void_p),
-    ]
-
-
-class _Step(Structure):
-    _fields_ = [
-        ("num_tokens", c_int32),
-        ("num_sequences", c_int32),
-        ("page_tokens", c_int32),
-        ("cache_kind", c_int32),
-        ("cos", c_void_p),
-        ("sin", c_void_p),
-        ("places", c_void_p),
-        ("sequences", c_void_p),
-    ]
-
-
-class _LayerCache(Structure):
-    _fields_ = [
-        ("k", c_void_p),
-        ("v", c_void_p),
-        ("k_scale", c_void_p),
-        ("v_scale", c_void_p),
-    ]
-
-
-@cache
-def _library(instruction_set: str) -> ctypes.CDLL | None:
-    """Return a build, None if there is none."""
-    folder = Path(__file__).parent
-    for path in sorted(folder.glob(f"_cpu_{instruction_set}*.so")):
-        return _declared(ctypes.CDLL(str(path)))
-    return None
-
-
-def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
-    signatures = {
-        "heddle_best": (c_char_p, []),
-        "heddle_pool": (c_void_p, [c_int32]),
-        "heddle_pool_free": (None, [c_void_p]),
-        "heddle_stretch": (c_void_p, [POINTER(_Shape), c_void_p]),
-        "heddle_stretch_free": (None, [c_void_p]),
-        "heddle_run": (
-            None,
-            [c_void_p, c_void_p, c_int32, POINTER(_Step), c_void_p, c_void_p, c_void_p],
-        ),
-        "heddle_product": (None, [c_void_p, POINTER(_Matrix), c_void_p, c_int32, c_void_p]),
-        "heddle_rows": (None, [POINTER(_Matrix), c_void_p, c_int32, c_void_p]),
-    }
-    for name, (result, arguments) in signatures.items():
-        function = getattr(library, name)
-        function.restype, function.argtypes = result, arguments
-    return library
 
 
 def available() -> tuple[str, ...]:
     """Return the instruction sets that there are builds for and this processor has, best first."""
-    portable = _library("portable")
+    portable = library("portable")
     if portable is None:
         return ()
     best = portable.heddle_best().decode()
     usable = INSTRUCTION_SETS[INSTRUCTION_SETS.index(best) :]
-    return tuple(name for name in usable if _library(name) is not None)
+    return tuple(name for name in usable if library(name) is not None)
 
 
 class Kernels:
     """One build's functions, and the threads that run them."""
 
     def __init__(self, instruction_set: str, *, num_threads: int):
-        library = _library(instruction_set)
-        assert library is not None, "choose from `available()`"
+        found = library(instruction_set)
+        assert found is not None, "choose from `available()`"
         self.instruction_set = instruction_set
-        self._library = library
-        self._pool = library.heddle_pool(num_threads)
+        self._library = found
+        self._pool = found.heddle_pool(num_threads)
 
     def __del__(self):
         self._library.heddle_pool_free(self._pool)
@@ -193,7 +83,7 @@ class Matrix:
     def __init__(self, packed: PackedMatrix, bias: Tensor | None = None):
         self.rows, self.cols = packed.rows, packed.cols
         self._kept = (packed.data.contiguous(), bias)
-        self.struct = _Matrix(
+        self.struct = MatrixStruct(
             packed.rows, packed.cols, _KINDS[packed.kind], 0, *map(_address, self._kept)
         )
 
@@ -228,44 +118,90 @@ class LayerWeights:
     experts: ExpertWeights | None = None
 
 
+class LoraWeights(NamedTuple):
+    """An adapter; `up` has as many columns as `down` has rows, filled up to whole groups."""
+
+    down: Matrix
+    up: Matrix
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerLoraWeights:
+    """What later loops add to a layer's projections."""
+
+    qkv: LoraWeights
+    out: LoraWeights
+    gate_up: LoraWeights
+    down: LoraWeights
+
+
+class Loras:
+    """Adapters of neighbouring layers."""
+
+    def __init__(self, weights: Sequence[LayerLoraWeights]):
+        self._kept = weights
+        self.structs = (LayerLoraStruct * len(weights))(
+            *(
+                LayerLoraStruct(
+                    *(
+                        LoraStruct(lora.down.struct, lora.up.struct)
+                        for lora in (layer.qkv, layer.out, layer.gate_up, layer.down)
+                    )
+                )
+                for layer in weights
+            )
+        )
+
+
 class Routes(NamedTuple):
     """What is said of each token's experts (float32, tokens by experts), and room for the choice.
 
-    See `heddle.model.router`: the first two are `Routing`'s, the rest become a `Choice`.
+    See `heddle.model.router`: the first two are `Routing`'s, `chosen_3LTE` becomes the parts of a
+    `Choice` in each of L layers.
     """
 
     log_prior_TE: Tensor
     bias_TE: Tensor
-    logits_TE: Tensor
-    probability_TE: Tensor
-    weight_TE: Tensor
+    chosen_3LTE: Tensor
+
+
+class OwnPage(NamedTuple):
+    """What tokens of one block left behind in a later loop; `Own` in `native/attention.h`."""
+
+    data: Tensor
+    present: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """Rows `start` to `end` - 1 of a step: tokens of one sequence behind `num_past` others.
+    """Rows `start` to `end` - 1 of a step: tokens of one sequence.
 
-    `page_P` (int64) are the pages that hold all of them, in order.
+    `page_P` (int64) are the sequence's pages, in order; `own`, in a later loop, the loop's own of
+    the blocks from `first_block` on that the tokens are in.
     """
 
     start: int
     end: int
-    num_past: int
     page_P: Tensor
+    own: Sequence[OwnPage] = ()
+    first_block: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """A step's tokens: their angles (float32), where they are kept, and the sequences they are of.
+    """A step's tokens: their angles (float32) and positions, and the sequences they are of.
 
-    `place_T` (int64) is a token's page times `page_tokens`, plus its place in it.
+    `place_T` (int64) is a token's page times `page_tokens`, plus its place in it; None in a later
+    loop, which has blocks of `block_tokens`.
     """
 
     cos_TC: Tensor
     sin_TC: Tensor
-    place_T: Tensor
+    position_T: Tensor
+    place_T: Tensor | None
     spans: Sequence[Span]
     page_tokens: int
+    block_tokens: int = 0
 
 
 class LayerCache(NamedTuple):
@@ -275,6 +211,14 @@ class LayerCache(NamedTuple):
     v: Tensor
     k_scale: Tensor | None
     v_scale: Tensor | None
+
+    def own_page(self, *, num_layers: int, block_tokens: int) -> OwnPage:
+        """Return an empty page for what a block leaves behind in a later loop of some layers."""
+        _, num_heads, width = self.k.shape
+        scale_bytes = 0 if self.k_scale is None else self.k_scale.itemsize
+        layer_bytes = 2 * num_heads * block_tokens * (width * self.k.itemsize + scale_bytes)
+        present = torch.zeros(-(-block_tokens // CHUNK), dtype=torch.int64)
+        return OwnPage(torch.zeros(num_layers * layer_bytes, dtype=torch.uint8), present)
 
 
 class Stretch:
@@ -291,7 +235,7 @@ class Stretch:
         norm_eps: float,
     ):
         first = layers[0]
-        shape = _Shape(
+        shape = ShapeStruct(
             first.qkv.cols, num_heads, num_kv_heads, head_width, first.down.cols, norm_eps
         )
         self._kernels = kernels
@@ -299,7 +243,7 @@ class Stretch:
         self._weights = layers
         self._caches: tuple[Sequence[LayerCache], Any] | None = None
         self._experts = [_experts(layer.experts) for layer in layers]
-        self._layers = (_Layer * len(layers))(
+        self._layers = (LayerStruct * len(layers))(
             *(_layer(*each) for each in zip(layers, self._experts, strict=True))
         )
         self._stretch = self._library.heddle_stretch(shape, kernels._pool)
@@ -307,57 +251,87 @@ class Stretch:
     def __del__(self):
         self._library.heddle_stretch_free(self._stretch)
 
+    @property
+    def num_layers(self) -> int:
+        """Layers in all."""
+        return len(self._weights)
+
     def run(
         self,
         x_TD: Tensor,
         tokens: Tokens,
         caches: Sequence[LayerCache],
         *,
-        layer: int | None = None,
+        layers: range,
         routes: Routes | None = None,
+        loras: Loras | None = None,
     ) -> None:
-        """Bring `x_TD` through the layers, in place, and write keys and values to the cache.
+        """Bring `x_TD` through some layers, in place, and write keys and values to the cache.
 
-        `caches` has all layers'. Given a `layer` only that one runs, with its experts if `routes`
-        are given, too.
+        `caches` has all layers'. Experts are mixed in if `routes` are given; `loras` are those of a
+        later loop.
         """
-        sequences = (_Sequence * len(tokens.spans))(
-            *(_Sequence(s.start, s.end, s.num_past, 0, s.page_P.data_ptr()) for s in tokens.spans)
-        )
-        step = _Step(
+        sequences = [_sequence(span) for span in tokens.spans]
+        array = (SequenceStruct * len(sequences))(*(found for found, _ in sequences))
+        step = StepStruct(
             len(x_TD),
-            len(tokens.spans),
+            len(array),
             tokens.page_tokens,
             _CACHE_KINDS[caches[0].k.dtype],
-            tokens.cos_TC.data_ptr(),
-            tokens.sin_TC.data_ptr(),
-            tokens.place_T.data_ptr(),
-            ctypes.addressof(sequences),
+            tokens.block_tokens,
+            0,
+            *map(_address, (tokens.cos_TC, tokens.sin_TC, tokens.position_T, tokens.place_T)),
+            ctypes.addressof(array),
         )
         if self._caches is None or self._caches[0] is not caches:  # the same from step to step
-            rows = (_LayerCache(*map(_address, cache)) for cache in caches)
-            self._caches = (caches, (_LayerCache * len(caches))(*rows))
-        first, num = (0, len(self._weights)) if layer is None else (layer, 1)
+            rows = (LayerCacheStruct(*map(_address, cache)) for cache in caches)
+            self._caches = (caches, (LayerCacheStruct * len(caches))(*rows))
         self._library.heddle_run(
             self._stretch,
-            ctypes.byref(self._layers, first * ctypes.sizeof(_Layer)),
-            num,
+            ctypes.byref(self._layers, layers.start * ctypes.sizeof(LayerStruct)),
+            None if loras is None else loras.structs,
+            len(layers),
             step,
             x_TD.data_ptr(),
-            ctypes.byref(self._caches[1], first * ctypes.sizeof(_LayerCache)),
-            None if routes is None else ctypes.byref(_Routing(*map(_address, routes))),
+            ctypes.byref(self._caches[1], layers.start * ctypes.sizeof(LayerCacheStruct)),
+            None if routes is None else _routings(routes),
         )
 
 
-def _experts(weights: ExpertWeights | None) -> tuple[_Experts, Any] | None:
+def _sequence(span: Span) -> tuple[SequenceStruct, Any]:
+    """Return the struct, and the array that it points to."""
+    own = (OwnStruct * len(span.own))(*(OwnStruct(*map(_address, page)) for page in span.own))
+    address = ctypes.addressof(own) if span.own else None
+    pages = span.page_P.data_ptr()
+    return SequenceStruct(span.start, span.end, pages, address, span.first_block), own
+
+
+def _routings(routes: Routes) -> Any:
+    """Return an array with the addresses of what is said of each layer's experts."""
+    chosen_3LTE = routes.chosen_3LTE
+    num_layers = chosen_3LTE.shape[1]
+    said = _address(routes.log_prior_TE), _address(routes.bias_TE)
+    first, step = chosen_3LTE.data_ptr(), chosen_3LTE.stride(1) * chosen_3LTE.itemsize
+    return (RoutingStruct * num_layers)(
+        *(
+            RoutingStruct(*said, *(first + (part * num_layers + i) * step for part in range(3)))
+            for i in range(num_layers)
+        )
+    )
+
+
+def _experts(weights: ExpertWeights | None) -> tuple[ExpertsStruct, Any] | None:
     """Return the struct, and the array that it points to."""
     if weights is None:
         return None
-    nothing = _Expert()
-    array = (_Expert * len(weights.experts))(
-        *(_Expert(pair[0].struct, pair[1].struct) if pair else nothing for pair in weights.experts)
+    nothing = ExpertStruct()
+    array = (ExpertStruct * len(weights.experts))(
+        *(
+            ExpertStruct(pair[0].struct, pair[1].struct) if pair else nothing
+            for pair in weights.experts
+        )
     )
-    found = _Experts(
+    found = ExpertsStruct(
         len(weights.experts),
         weights.most,
         weights.mass,
@@ -369,8 +343,8 @@ def _experts(weights: ExpertWeights | None) -> tuple[_Experts, Any] | None:
     return found, array
 
 
-def _layer(weights: LayerWeights, experts: tuple[_Experts, Any] | None) -> _Layer:
-    return _Layer(
+def _layer(weights: LayerWeights, experts: tuple[ExpertsStruct, Any] | None) -> LayerStruct:
+    return LayerStruct(
         _address(weights.attention_norm),
         _address(weights.ffn_norm),
         _address(weights.q_norm),

@@ -167,6 +167,29 @@ class Layer(nn.Module):
         return x_TD + mix_TD, choice
 
 
+class Layers(nn.ModuleList):
+    """A network's layers."""
+
+    def forward(
+        self,
+        x_TD: Tensor,
+        context: Context,
+        loras: nn.ModuleList | None = None,
+        *,
+        part: slice,
+    ) -> tuple[Tensor, list[Choice]]:
+        """Run a part of them, and return the states and the choices of those with experts.
+
+        A slice of a `ModuleList` would do, but takes longer to make than some layers to run.
+        """
+        layers, choices = list(self)[part], []
+        for layer, lora in zip(layers, loras or [None] * len(layers), strict=True):
+            x_TD, choice = layer(x_TD, context, lora)
+            if choice is not None:
+                choices.append(choice)
+        return x_TD, choices
+
+
 class Vocabulary(nn.Module):
     """A matrix with one row a token: the embedding, and the head."""
 

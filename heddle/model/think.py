@@ -11,7 +11,7 @@ retrofitted recurrence (arXiv:2511.07384), thinking at hard tokens (arXiv:2511.0
 first-loop cache with a local window (arXiv:2510.24824).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -19,10 +19,13 @@ from torch import Tensor, nn
 
 from heddle.model.batch import Depth, LoopStates
 from heddle.model.config import ModelConfig, ThinkConfig
-from heddle.model.layers import Context, Layer, LayerLora, Lora
+from heddle.model.layers import Context, LayerLora, Lora
 from heddle.model.router import Choice
 
 GATE_BIAS = -3.0
+
+# Its layers: from states, and a later loop's adapters, to new states and the experts' choices.
+Block = Callable[..., tuple[Tensor, list[Choice]]]
 
 
 class Thought(NamedTuple):
@@ -59,13 +62,8 @@ class Think(nn.Module):
         self.agree: Callable[[int], int] = int
         self.patience = think.patience
 
-    def forward(
-        self, x_TD: Tensor, layers: Sequence[Layer], context: Context, depth: Depth | None
-    ) -> Thought:
-        h_TD, choices = x_TD, []
-        for layer in layers:
-            h_TD, choice = layer(h_TD, context)
-            choices.append(choice)
+    def forward(self, x_TD: Tensor, block: Block, context: Context, depth: Depth | None) -> Thought:
+        h_TD, choices = block(x_TD, context)
         hard_logit_T, settled_logit_T = self._read(h_TD)
         loops_T = torch.ones_like(hard_logit_T, dtype=torch.long)
         depth = depth or Depth(loops_T, torch.zeros_like(loops_T, dtype=torch.bool))
@@ -80,7 +78,7 @@ class Think(nn.Module):
             before_ND = h_TD.index_select(0, rows)
             with _gradients(deepest - loop, depth):
                 entered_ND = x_TD.index_select(0, rows)
-                h_ND, more = self._loop(before_ND, entered_ND, layers, context.again(loop, rows))
+                h_ND, more = self._loop(before_ND, entered_ND, block, context.again(loop, rows))
             before_TD = before_TD.index_copy(0, rows, before_ND)
             h_TD = h_TD.index_copy(0, rows, h_ND)
             if len(rows):  # none where this process only keeps step with others
@@ -91,20 +89,16 @@ class Think(nn.Module):
             settled_for_N = torch.where(settled_logit_N > 0, settled_for_T[rows] + 1, 0)
             settled_for_T[rows] = settled_for_N
             thinks_T[rows] &= ~(depth.auto_T[rows] & (settled_for_N > self.patience))
-        choices = [choice for choice in choices if choice is not None]
         states = LoopStates(first_TD, before_TD, h_TD)
         return Thought(states, loops_T, hard_logit_T, settled_logit_T, choices)
 
     def _loop(
-        self, h_ND: Tensor, x_ND: Tensor, layers: Sequence[Layer], context: Context
-    ) -> tuple[Tensor, list[Choice | None]]:
+        self, h_ND: Tensor, x_ND: Tensor, block: Block, context: Context
+    ) -> tuple[Tensor, list[Choice]]:
         """Pass some tokens through the block once more; `x_ND` is what first entered it."""
         u_ND = h_ND + self.mix(self.mix_norm(torch.cat([h_ND, x_ND], dim=-1)))
         u_ND = u_ND + self.step[context.loop - 2]
-        choices = []
-        for layer, lora in zip(layers, self.loras, strict=True):
-            u_ND, choice = layer(u_ND, context, lora)
-            choices.append(choice)
+        u_ND, choices = block(u_ND, context, self.loras)
         change_ND = u_ND - h_ND
         return h_ND + self.gate(change_ND).sigmoid() * change_ND, choices
 

@@ -4,11 +4,13 @@ Built by `engine/load.py`, the trainer and the tests. With neither fabric nor th
 a plain decoder, and it computes the same with both at one loop while new experts are still zero.
 """
 
+from functools import partial
+
 from torch import Tensor, nn
 
 from heddle.model.batch import Out, Packed, Trace
 from heddle.model.config import ModelConfig
-from heddle.model.layers import Context, Embedding, Head, Layer, RMSNorm
+from heddle.model.layers import Context, Embedding, Head, Layer, Layers, RMSNorm
 from heddle.model.memory import Memory, WholeSequences
 from heddle.model.rope import Rope
 from heddle.model.router import Choice, Gate, Routing
@@ -24,7 +26,7 @@ class Transformer(nn.Module):
         self.embed = Embedding(config)
         self.rope = Rope(config.rope, head_width=config.head_width)
         self.gate = Gate(config.fabric, width=config.width) if config.fabric else None
-        self.layers = nn.ModuleList(Layer(config, layer=i) for i in range(config.num_layers))
+        self.layers = Layers(Layer(config, layer=i) for i in range(config.num_layers))
         self.think = Think(config, config.think) if config.think else None
         self.norm = RMSNorm(config.width, eps=config.norm_eps)
         self.head = Head(config)
@@ -45,17 +47,18 @@ class Transformer(nn.Module):
             routing=self._route(x_TD, packed, memory),
             replay_TRYE=packed.replay_TRYE,
         )
-        layers = list(self.layers)
         choices: list[Choice] = []
-        thought = None
+        thought, end = None, 0
         if self.think is not None and self.config.think is not None:
             first = self.config.think.first_layer
             end = first + self.config.think.num_layers
-            x_TD = _run(layers[:first], x_TD, context, choices)
-            thought = self.think(x_TD, layers[first:end], context, packed.depth)
-            x_TD, layers = thought.states.last_TD, layers[end:]
+            x_TD, choices = self.layers(x_TD, context, part=slice(first))
+            block = partial(self.layers, part=slice(first, end))
+            thought = self.think(x_TD, block, context, packed.depth)
+            x_TD = thought.states.last_TD
             choices += thought.choices
-        x_TD = _run(layers, x_TD, context, choices)
+        x_TD, more = self.layers(x_TD, context, part=slice(end, None))
+        choices += more
         hidden_TD = self.norm(x_TD)
         trace = Trace(
             cluster_TG=context.routing.cluster_TG if context.routing else None,
@@ -80,11 +83,3 @@ class Transformer(nn.Module):
         if self.gate is None:
             return None
         return self.gate.routing(self.gate(x_TD, memory), packed.steer_TG)
-
-
-def _run(layers: list[nn.Module], x_TD: Tensor, context: Context, choices: list[Choice]) -> Tensor:
-    for layer in layers:
-        x_TD, choice = layer(x_TD, context)
-        if choice is not None:
-            choices.append(choice)
-    return x_TD

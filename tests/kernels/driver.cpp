@@ -64,14 +64,26 @@ struct Network {
   std::vector<OwnedMatrix> matrices;
   std::vector<std::vector<float>> norms;
   std::vector<Layer> layers;
+  std::vector<LayerLora> loras;
 
   Network(Shape s, Kind kind) : shape(s) {
     const int q = s.num_heads * s.head_width, kv = s.num_kv_heads * s.head_width;
+    const int inner[4][2] = {
+        {s.width, q + 2 * kv}, {q, s.width}, {s.width, 2 * s.ffn_width}, {s.ffn_width, s.width}};
     for (int i = 0; i < 2; ++i) {
       matrices.emplace_back(q + 2 * kv, s.width, kind, true);
       matrices.emplace_back(s.width, q, kind, false);
       matrices.emplace_back(2 * s.ffn_width, s.width, kind, false);
       matrices.emplace_back(s.width, s.ffn_width, kind, true);
+    }
+    for (int i = 0; i < 2; ++i)
+      for (const auto& [from, to] : inner) {
+        matrices.emplace_back(20, from, kBytes, false);
+        matrices.emplace_back(to, 32, kBytes, false);
+      }
+    for (int i = 0; i < 2; ++i) {
+      const OwnedMatrix* m = &matrices[8 + 8 * i];
+      loras.push_back({{m[0], m[1]}, {m[2], m[3]}, {m[4], m[5]}, {m[6], m[7]}});
     }
     for (int i = 0; i < 8; ++i) norms.emplace_back(std::max(s.width, s.head_width), 1.0f);
     for (int i = 0; i < 2; ++i) {
@@ -84,9 +96,57 @@ struct Network {
   }
 };
 
-// The states of 150 tokens of one sequence and 20 of another, read in steps of at most `most`.
+// A sequence's tokens as they are read: its pages, and what each block left behind in a later loop.
+struct Reader {
+  std::vector<int64_t> pages;
+  std::vector<std::vector<uint32_t>> data;
+  std::vector<uint64_t> present;
+  std::vector<Own> own;
+
+  Reader(const Shape& s, int num_blocks, int block_tokens) : present(num_blocks) {
+    const size_t size = (size_t)2 * 2 * s.num_kv_heads * block_tokens * (s.head_width + 1);
+    for (int i = 0; i < num_blocks; ++i) data.emplace_back(size, 0);
+    for (int i = 0; i < num_blocks; ++i) own.push_back({(uint8_t*)data[i].data(), &present[i]});
+  }
+};
+
+// One step of rows of two sequences, as `heddle_run` takes it.
+struct Rows {
+  std::vector<float> x, cos, sin;
+  std::vector<int64_t> positions, places;
+  std::vector<Sequence> sequences;
+
+  void add(const Shape& s, const float* state, int64_t position, int64_t place) {
+    x.insert(x.end(), state, state + s.width);
+    positions.push_back(position);
+    places.push_back(place);
+    for (int c = 0; c < s.head_width; ++c) {
+      cos.push_back(std::cos(0.1f * (float)position));
+      sin.push_back(std::sin(0.1f * (float)position) * (c < s.head_width / 2 ? -1.0f : 1.0f));
+    }
+  }
+
+  void end_sequence(int start, Reader& reader, int block_tokens) {
+    const int64_t block = block_tokens ? positions[start] / block_tokens : 0;
+    sequences.push_back({start, (int)positions.size(), reader.pages.data(),
+                         block_tokens ? &reader.own[block] : nullptr, block});
+  }
+
+  void run(Stretch* stretch, Network& network, int page_tokens, CacheKind kind, int block_tokens,
+           const LayerCache* caches) {
+    const Step step{(int)positions.size(), (int)sequences.size(), page_tokens, kind,
+                    block_tokens, 0, cos.data(), sin.data(), positions.data(), places.data(),
+                    sequences.data()};
+    heddle_run(stretch, network.layers.data(), block_tokens ? network.loras.data() : nullptr, 2,
+               &step, x.data(), caches, nullptr);
+  }
+};
+
+// The states of 150 tokens of one sequence and 20 of another, read in steps of at most `most`. Two
+// of three tokens pass all layers once more.
 std::vector<float> states(Pool* pool, Network& network, CacheKind cache_kind, int page_tokens,
                           int most) {
+  constexpr int kBlock = 48;
   const Shape& s = network.shape;
   const int lengths[2] = {150, 20}, num_pages = 2 * (160 / page_tokens + 1);
   const size_t cache_size = (size_t)num_pages * page_tokens * s.num_kv_heads * s.head_width;
@@ -96,44 +156,46 @@ std::vector<float> states(Pool* pool, Network& network, CacheKind cache_kind, in
   for (int i = 0; i < 2; ++i)
     caches[i] = {room[4 * i].data(), room[4 * i + 1].data(), (float*)room[4 * i + 2].data(),
                  (float*)room[4 * i + 3].data()};
-  std::vector<int64_t> pages[2];
-  for (int i = 0; i < num_pages; ++i) pages[i % 2].push_back(num_pages - 1 - i);
-  std::vector<float> input((size_t)170 * s.width), result;
+  Reader readers[2] = {{s, 4, kBlock}, {s, 4, kBlock}};
+  for (int i = 0; i < num_pages; ++i) readers[i % 2].pages.push_back(num_pages - 1 - i);
+  std::vector<float> input((size_t)170 * s.width), kept[2];
   std::mt19937 same(1);
   for (float& value : input) value = std::normal_distribution<float>()(same);
   Stretch* stretch = heddle_stretch(&s, pool);
-  std::vector<float> kept[2];
   for (int done = 0; done < 150; done += most) {
-    std::vector<float> x, cos, sin;
-    std::vector<int64_t> places;
-    std::vector<Sequence> sequences;
+    Rows first, again;
+    std::vector<int> deep;
     for (int n = 0; n < 2; ++n) {
-      const int first = std::min(done, lengths[n]), end = std::min(done + most, lengths[n]);
-      if (first == end) continue;
-      const int start = (int)places.size();
-      for (int t = first; t < end; ++t) {
-        const float* from = &input[(size_t)(n * 150 + t) * s.width];
-        x.insert(x.end(), from, from + s.width);
-        places.push_back(pages[n][t / page_tokens] * page_tokens + t % page_tokens);
-        for (int c = 0; c < s.head_width; ++c) {
-          cos.push_back(std::cos(0.1f * (float)t));
-          sin.push_back(std::sin(0.1f * (float)t) * (c < s.head_width / 2 ? -1.0f : 1.0f));
-        }
-      }
-      sequences.push_back({start, (int)places.size(), first, 0, pages[n].data()});
+      const int from = std::min(done, lengths[n]), end = std::min(done + most, lengths[n]);
+      const int start = (int)first.positions.size();
+      for (int t = from; t < end; ++t)
+        first.add(s, &input[(size_t)(n * 150 + t) * s.width], t,
+                  readers[n].pages[t / page_tokens] * page_tokens + t % page_tokens);
+      if (from < end) first.end_sequence(start, readers[n], 0);
     }
-    const Step step{(int)places.size(), (int)sequences.size(), page_tokens, cache_kind,
-                    cos.data(), sin.data(), places.data(), sequences.data()};
-    heddle_run(stretch, network.layers.data(), 2, &step, x.data(), caches, nullptr);
-    for (size_t i = 0; i < sequences.size(); ++i) {
-      const Sequence& q = sequences[i];
-      std::vector<float>& to = kept[q.pages == pages[0].data() ? 0 : 1];
-      to.insert(to.end(), x.begin() + (size_t)q.start * s.width, x.begin() + (size_t)q.end * s.width);
+    first.run(stretch, network, page_tokens, cache_kind, 0, caches);
+    for (const Sequence& sequence : first.sequences) {
+      const int start = (int)again.positions.size();
+      for (int t = sequence.start; t < sequence.end; ++t)
+        if (first.positions[t] % 3) {
+          again.add(s, &first.x[(size_t)t * s.width], first.positions[t], -1);
+          deep.push_back(t);
+        }
+      const int number = sequence.pages == readers[0].pages.data() ? 0 : 1;
+      if (start < (int)deep.size()) again.end_sequence(start, readers[number], kBlock);
+    }
+    if (!deep.empty()) again.run(stretch, network, page_tokens, cache_kind, kBlock, caches);
+    for (size_t i = 0; i < deep.size(); ++i)
+      std::copy_n(&again.x[i * s.width], s.width, &first.x[(size_t)deep[i] * s.width]);
+    for (const Sequence& q : first.sequences) {
+      std::vector<float>& to = kept[q.pages == readers[0].pages.data() ? 0 : 1];
+      to.insert(to.end(), first.x.begin() + (size_t)q.start * s.width,
+                first.x.begin() + (size_t)q.end * s.width);
     }
   }
   heddle_stretch_free(stretch);
-  for (auto& part : kept) result.insert(result.end(), part.begin(), part.end());
-  return result;
+  kept[0].insert(kept[0].end(), kept[1].begin(), kept[1].end());
+  return kept[0];
 }
 
 bool equal_and_finite(const std::vector<float>& a, const std::vector<float>& b) {

@@ -12,7 +12,7 @@ import torch
 
 from heddle.kernels import ref
 from heddle.kernels.cpu import Kernels, Matrix, available
-from heddle.kernels.packing import KINDS, PackedMatrix, can_pack, pack
+from heddle.kernels.packing import KINDS, Kind, PackedMatrix, can_pack, pack
 from heddle.kernels.quant import QuantTensor
 
 BUILDS = available()
@@ -28,6 +28,16 @@ def quantised(format: str, rows: int, cols: int, *, seed: int = 0) -> QuantTenso
     numbers = np.random.default_rng(seed).normal(size=(rows, cols)).astype(np.float32)
     blocks = gguf.quants.quantize(numbers, gguf.GGMLQuantizationType[format])
     return QuantTensor(format, torch.from_numpy(blocks))
+
+
+def largest(kind: Kind) -> PackedMatrix:
+    """Return 16 rows of 32 weights, all 15 or -128."""
+    scale = torch.ones(1, 1, 16, dtype=torch.float16).view(torch.uint8)
+    if kind == "nibbles":
+        parts = [torch.full((1, 1, 256), 255, dtype=torch.uint8), scale, scale * 0]
+    else:
+        parts = [torch.full((1, 1, 512), 128, dtype=torch.uint8), scale]
+    return PackedMatrix(kind, 16, 32, torch.cat(parts, dim=2))
 
 
 @pytest.mark.parametrize("format", KINDS)
@@ -67,16 +77,9 @@ def test_a_row_does_not_depend_on_its_neighbours(kernels, format):
 @pytest.mark.parametrize("kind", ["nibbles", "bytes"])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_largest_integers_do_not_overflow(kernels, kind, sign):
-    """Weights of 15 or -128 everywhere, activations of 127 everywhere."""
-    scale = torch.ones(1, 1, 16, dtype=torch.float16).view(torch.uint8)
-    if kind == "nibbles":
-        parts = [torch.full((1, 1, 256), 255, dtype=torch.uint8), scale, scale * 0]
-    else:
-        parts = [torch.full((1, 1, 512), 128, dtype=torch.uint8), scale]
-    packed = PackedMatrix(kind, 16, 32, torch.cat(parts, dim=2))
     x_ND = torch.full((1, 32), 127.0 * sign)
     expected = 32 * 127 * sign * (15 if kind == "nibbles" else -128)
-    assert kernels.product(Matrix(packed), x_ND).tolist() == [[expected] * 16]
+    assert kernels.product(Matrix(largest(kind)), x_ND).tolist() == [[expected] * 16]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

@@ -20,13 +20,20 @@ enum CacheKind : int32_t { kFloat = 0, kBfloat = 1, kInt8 = 2 };
 constexpr int kChunk = 64, kMaxHeadWidth = 256;
 constexpr int kRun = 16;  // neighbouring tokens that lie in one page; pages are multiples of it
 
-// Rows `start` to `end` - 1 of a step belong to one sequence and follow `num_past` tokens of it.
-struct Sequence {
-  int32_t start, end, num_past, reserved;
-  const int64_t* pages;
+// What tokens of one block left behind in one of the later loops: a page of each layer, laid out as
+// `Cache` says, keys first, then values, then their scales if in int8. `present` has a bit for each
+// token that went so deep; the others' places are zero.
+struct Own {
+  uint8_t* data;
+  uint64_t* present;
+};
 
-  int num_keys() const { return num_past + end - start; }
-  int num_chunks() const { return (num_keys() + kChunk - 1) / kChunk; }
+// Rows `start` to `end` - 1 of a step belong to one sequence, in the order of their positions.
+struct Sequence {
+  int32_t start, end;
+  const int64_t* pages;  // the first loop's, from the sequence's first token on
+  const Own* own;        // in a later loop: that loop's, of blocks from `first_block` on
+  int64_t first_block;
 };
 
 // A layer's keys, [page][kv head][channel][token], and values, [page][kv head][token][channel].
@@ -59,6 +66,15 @@ struct Cache {
         value_to[c] = kept(value[c]);
       }
     }
+  }
+
+  // A layer's page of a loop's own.
+  static Cache own(uint8_t* data, int layer, int block_tokens, int num_kv_heads, int head_width) {
+    const size_t tokens = (size_t)num_kv_heads * block_tokens, size = tokens * head_width;
+    data += layer * 2 * (size * sizeof(T) + (sizeof(T) == 1 ? tokens * sizeof(float) : 0));
+    T* const keys = (T*)data;
+    float* const scale = (float*)(keys + 2 * size);
+    return {keys, keys + size, scale, scale + tokens, block_tokens, num_kv_heads, head_width};
   }
 
  private:
@@ -108,11 +124,12 @@ struct Chunk {
   const float *k_scale[kChunk / kRun], *v_scale[kChunk / kRun];
   int stride;  // from a channel of a key to the next
 
-  Chunk(const Cache<T>& cache, const Sequence& s, int kv_head, int first)
+  // Of 64 keys from `first` on, of `num_keys` in all that lie in `pages`.
+  Chunk(const Cache<T>& cache, const int64_t* pages, int num_keys, int kv_head, int first)
       : stride(cache.page_tokens) {
     for (int i = 0; i < kChunk / kRun; ++i) {
-      const int position = std::min(first + i * kRun, (s.num_keys() - 1) / kRun * kRun);
-      const int64_t page = s.pages[position / stride];
+      const int position = std::min(first + i * kRun, (num_keys - 1) / kRun * kRun);
+      const int64_t page = pages[position / stride];
       const size_t at = cache.head(page, kv_head);
       k[i] = cache.k + at + position % stride;
       v[i] = cache.v + at + (size_t)(position % stride) * cache.head_width;
@@ -140,9 +157,10 @@ inline void mix_values(const Chunk<T>& chunk, const float (*weight)[kChunk], int
   }
 }
 
-// The softmax of N scaled queries over the first keys of a chunk: as many as `visible` says of each.
+// The softmax of N scaled queries over keys of a chunk: each query's are those whose bits it has in
+// `sees`, one at least.
 template <int N, class T>
-inline void attend_chunk(const Chunk<T>& chunk, const float* const* q, const int* visible,
+inline void attend_chunk(const Chunk<T>& chunk, const float* const* q, const uint64_t* sees,
                          int head_width, Part* parts) {
   constexpr int kVecs = kChunk / kLanes, kPerRun = kRun / kLanes;
   Vec logit[N][kVecs] = {};
@@ -159,7 +177,8 @@ inline void attend_chunk(const Chunk<T>& chunk, const float* const* q, const int
         logit[n][i] *= load(chunk.k_scale[i / kPerRun] + i % kPerRun * kLanes);
       store(&weight[n][i * kLanes], logit[n][i]);
     }
-    for (int i = visible[n]; i < kChunk; ++i) weight[n][i] = -INFINITY;
+    for (int i = 0; ~sees[n] && i < kChunk; ++i)
+      if (!(sees[n] >> i & 1)) weight[n][i] = -INFINITY;
     Vec top = load(weight[n]);
     for (int i = 1; i < kVecs; ++i) top = max(top, load(&weight[n][i * kLanes]));
     parts[n].top = largest(top);
@@ -171,18 +190,38 @@ inline void attend_chunk(const Chunk<T>& chunk, const float* const* q, const int
     }
     parts[n].total = sum(total);
     if constexpr (sizeof(T) == 1)
-      for (int i = 0; i < visible[n]; ++i) weight[n][i] *= chunk.v_scale[i / kRun][i % kRun];
-    most = std::max(most, visible[n]);
+      for (int i = 0; i < kChunk; ++i)
+        if (sees[n] >> i & 1) weight[n][i] *= chunk.v_scale[i / kRun][i % kRun];
+    most = std::max(most, kChunk - __builtin_clzll(sees[n]));
   }
   if (head_width % (2 * kLanes) == 0) mix_values<N, 2>(chunk, weight, most, head_width, parts);
   else mix_values<N, 1>(chunk, weight, most, head_width, parts);
 }
 
+// What a step's rows see: the first loop's keys up to their positions, and in a later loop, which has
+// blocks, the loop's own of their block up to there.
+struct Sight {
+  const int64_t* positions;  // [row]
+  int block_tokens;          // 0 in the first loop
+  int layer;                 // of those that have pages of the loop's own
+
+  int words() const { return (block_tokens + kChunk - 1) / kChunk; }
+};
+
 // A piece of a step's attention: rows `first` to `end` - 1 of a sequence, the heads that share a kv
-// head, and chunks `from` to `to` - 1 of the keys.
+// head, and chunks `from` to `to` - 1: `num_shared` of the first loop's keys, then of the loop's own.
 struct Piece {
   const Sequence* sequence;
-  int kv_head, first, end, from, to;
+  int kv_head, first, end, from, to, num_shared;
+
+  // The piece that has all chunks.
+  Piece(const Sequence& s, const Sight& sight, int kv_head_, int first_, int end_)
+      : sequence(&s), kv_head(kv_head_), first(first_), end(end_), from(0) {
+    const int64_t low = sight.positions[first], high = sight.positions[end - 1];
+    num_shared = to = (int)(high / kChunk) + 1;
+    if (const int size = sight.block_tokens)
+      to += (int)(high / size - low / size + 1) * sight.words();
+  }
 };
 
 // Attention over a step's rows. `rows` [token][stride] hold all heads' scaled queries, in whose
@@ -190,8 +229,9 @@ struct Piece {
 template <class T>
 class Attention {
  public:
-  Attention(const Cache<T>& cache, int num_heads, float* rows, int stride)
-      : cache_(cache), group_(num_heads / cache.num_kv_heads), rows_(rows), stride_(stride) {}
+  Attention(const Cache<T>& cache, const Sight& sight, int num_heads, float* rows, int stride)
+      : cache_(cache), sight_(sight), group_(num_heads / cache.num_kv_heads), rows_(rows),
+        stride_(stride) {}
 
   int num_parts(const Piece& p) const { return (p.end - p.first) * group_; }
 
@@ -224,7 +264,7 @@ class Attention {
     static thread_local std::vector<Part> running;
     start(piece, running, room);
     const int num = num_parts(piece);
-    for (int i = 0; i < num * piece.sequence->num_chunks(); ++i)
+    for (int i = 0; i < num * piece.to; ++i)
       if (kept[i].out) merge(running[i % num], kept[i], cache_.head_width);
     finish(piece, running);
   }
@@ -250,39 +290,70 @@ class Attention {
     }
   }
 
+  // Keys of one chunk, of tokens from position `first` on; who stands before `end` may see those that
+  // are present.
+  struct Keys {
+    Chunk<T> chunk;
+    int64_t first, end;
+    uint64_t present;
+
+    uint64_t seen_from(int64_t position) const {
+      const int64_t count = position + 1 - first;
+      if (count <= 0 || position >= end) return 0;
+      return count >= kChunk ? present : present & ((1ull << count) - 1);
+    }
+  };
+
+  Keys keys(const Piece& p, int number) const {
+    const Sequence& s = *p.sequence;
+    if (number < p.num_shared) {
+      const int num_keys = (int)sight_.positions[p.end - 1] + 1;
+      const int first = number * kChunk;
+      return {{cache_, s.pages, num_keys, p.kv_head, first}, first, INT64_MAX, ~0ull};
+    }
+    const int size = sight_.block_tokens, at = number - p.num_shared;
+    const int word = at % sight_.words(), first = word * kChunk;
+    const int64_t block = sight_.positions[p.first] / size + at / sight_.words();
+    const Own& own = s.own[block - s.first_block];
+    static constexpr int64_t kOnlyPage[] = {0};
+    const auto cache = Cache<T>::own(own.data, sight_.layer, size, cache_.num_kv_heads,
+                                     cache_.head_width);
+    return {{cache, kOnlyPage, size, p.kv_head, first}, block * size + first, (block + 1) * size,
+            own.present[word]};
+  }
+
   // Call `take(chunk, row and head, part)` for what each row makes of each chunk that it sees.
   template <class Take>
   void each_chunk(const Piece& piece, const Take& take) const {
     constexpr int kRows = 4;
     alignas(64) float made[kRows][kMaxHeadWidth];
-    const Sequence& s = *piece.sequence;
     for (int number = piece.from; number < piece.to; ++number) {
-      const Chunk<T> chunk(cache_, s, piece.kv_head, number * kChunk);
+      const Keys keys = this->keys(piece, number);
       for (int r = 0; r < num_parts(piece); r += kRows) {
         const int num = std::min(kRows, num_parts(piece) - r);
         const float* q[kRows];
-        int visible[kRows], count = 0, first_seeing = 0;
+        uint64_t sees[kRows];
+        int row[kRows], count = 0;
         Part parts[kRows];
         for (int n = 0; n < num; ++n) {
-          const int position = s.num_past + piece.first - s.start + (r + n) / group_;
-          const int seen = std::min(kChunk, position + 1 - number * kChunk);
-          if (seen <= 0) continue;  // rows are in order: those that see nothing come first
-          if (count == 0) first_seeing = n;
+          sees[count] = keys.seen_from(sight_.positions[piece.first + (r + n) / group_]);
+          if (!sees[count]) continue;
+          row[count] = r + n;
           q[count] = head(piece, r + n);
-          visible[count] = seen;
           parts[count].out = made[count];
           ++count;
         }
-        if (count == 4) attend_chunk<4>(chunk, q, visible, cache_.head_width, parts);
-        if (count == 3) attend_chunk<3>(chunk, q, visible, cache_.head_width, parts);
-        if (count == 2) attend_chunk<2>(chunk, q, visible, cache_.head_width, parts);
-        if (count == 1) attend_chunk<1>(chunk, q, visible, cache_.head_width, parts);
-        for (int n = 0; n < count; ++n) take(number, r + first_seeing + n, parts[n]);
+        if (count == 4) attend_chunk<4>(keys.chunk, q, sees, cache_.head_width, parts);
+        if (count == 3) attend_chunk<3>(keys.chunk, q, sees, cache_.head_width, parts);
+        if (count == 2) attend_chunk<2>(keys.chunk, q, sees, cache_.head_width, parts);
+        if (count == 1) attend_chunk<1>(keys.chunk, q, sees, cache_.head_width, parts);
+        for (int n = 0; n < count; ++n) take(number, row[n], parts[n]);
       }
     }
   }
 
   Cache<T> cache_;
+  Sight sight_;
   int group_;
   float* rows_;
   int stride_;

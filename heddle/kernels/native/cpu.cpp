@@ -2,6 +2,11 @@
 
 #include "layers.h"
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
+
 using namespace heddle;
 
 extern "C" {
@@ -14,6 +19,10 @@ const char* heddle_best() {
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni"))
     return "avx512";
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return "avx2";
+#elif defined(__aarch64__) && defined(__linux__)
+  return getauxval(AT_HWCAP) & HWCAP_ASIMDDP ? "dotprod" : "neon";
+#elif defined(__aarch64__) && defined(__APPLE__)
+  return "dotprod";  // every Mac of this architecture has it
 #endif
   return "portable";
 }
@@ -26,11 +35,11 @@ void heddle_pool_free(Pool* pool) {
 Stretch* heddle_stretch(const Shape* shape, Pool* pool) { return new Stretch(*shape, *pool); }
 void heddle_stretch_free(Stretch* stretch) { delete stretch; }
 
-// Bring x [token][width] through layers. `routing`, null without experts, is for each layer.
-void heddle_run(Stretch* stretch, const Layer* layers, int num_layers, const Step* step, float* x,
-                const LayerCache* caches, const Routing* routing) {
-  for (int i = 0; i < num_layers; ++i)
-    stretch->run(layers[i], *step, x, caches[i], routing ? routing + i : nullptr);
+// Bring x [token][width] through layers. `loras`, null in the first loop, and `routing`, null without
+// experts, are for each layer.
+void heddle_run(Stretch* stretch, const Layer* layers, const LayerLora* loras, int num_layers,
+                const Step* step, float* x, const LayerCache* caches, const Routing* routing) {
+  stretch->run(layers, loras, num_layers, *step, x, caches, routing);
 }
 
 // Write m x for rows of x [row][cols] to out [row][rows].

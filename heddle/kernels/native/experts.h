@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "matrix.h"
+#include "product.h"
 #include "pool.h"
 #include "rooms.h"
 
@@ -119,7 +119,7 @@ class Mixer {
       for (int g = 0; g < job.gated.groups(); ++g) units_.push_back({&job, g});
     pool_.run((int)units_.size(), [&](int i) {
       const Job& job = *units_[i].job;
-      gate_group(job.expert->gate_up, job.in, job.num(), units_[i].group, job.gated,
+      gate_group(job.expert->gate_up, {job.in, {}}, job.num(), units_[i].group, job.gated,
                  job.weights.data());
     });
   }

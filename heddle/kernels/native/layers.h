@@ -24,11 +24,22 @@ struct Layer {
   const Experts* experts;        // or null
 };
 
+// What a later loop adds to a product: a map of low rank. `up` may have more columns than `down` has
+// rows: numbers of groups are whole.
+struct Lora {
+  Matrix down, up;
+};
+
+struct LayerLora {
+  Lora qkv, out, gate_up, down;
+};
+
 // One step's tokens: their angles, where their keys and values go, and the sequences they are of.
+// In a later loop `block_tokens` is the size of a block; keys and values go to the loop's own.
 struct Step {
-  int32_t num_tokens, num_sequences, page_tokens, cache_kind;
+  int32_t num_tokens, num_sequences, page_tokens, cache_kind, block_tokens, reserved;
   const float *cos, *sin;  // [token][channel]; sines of the first half have their sign turned
-  const int64_t* places;
+  const int64_t *positions, *places;
   const Sequence* sequences;
 };
 
@@ -58,34 +69,92 @@ class Stretch {
  public:
   Stretch(const Shape& shape, Pool& pool) : shape_(shape), pool_(pool), mixer_(pool) {}
 
-  // Bring the states of a step's tokens, x [token][width], through one layer.
-  void run(const Layer& layer, const Step& step, float* x, const LayerCache& cache,
-           const Routing* routing) {
+  // Bring the states of a step's tokens, x [token][width], through layers; a later loop has `loras`.
+  void run(const Layer* layers, const LayerLora* loras, int num_layers, const Step& step, float* x,
+           const LayerCache* caches, const Routing* routing) {
+    if (step.block_tokens) find_own(step);
+    for (int i = 0; i < num_layers; ++i) {
+      sight_ = {step.positions, step.block_tokens, i};
+      run(layers[i], loras ? loras + i : nullptr, step, x, caches[i], routing ? routing + i : nullptr);
+    }
+  }
+
+ private:
+  void run(const Layer& layer, const LayerLora* lora, const Step& step, float* x,
+           const LayerCache& cache, const Routing* routing) {
     const int num = step.num_tokens;
     const int projected_width = layer.qkv.rows;
     float* projected = rooms_.floats(rooms_.projected, (size_t)num * projected_width);
-    Rounded in = read(layer.attention_norm, x, num);
+    const Input in = read(layer.attention_norm, x, num, lora ? &lora->qkv : nullptr);
     each_panel(layer.qkv, num, [&](int first, int end) {
-      multiply(layer.qkv, in, num, first, end, [&](int t, int p, const float* product) {
+      const auto write = [&](int t, int p, const float* product) {
         write_panel(layer.qkv, p, product, projected + (size_t)t * projected_width, false);
-      });
+      };
+      multiply(layer.qkv, in.rows, num, first, end, write, in.added);
     });
     switch (step.cache_kind) {
       case kInt8: remember<int8_t>(layer, step, cache, projected); break;
       case kBfloat: remember<Bfloat>(layer, step, cache, projected); break;
       default: remember<float>(layer, step, cache, projected);
     }
-    Rounded mixed = rooms_.rounded(num, layer.out.cols, kPlanes);
-    each_row(num, [&](int t) { round_row(projected + (size_t)t * projected_width, mixed.row(t)); });
+    const Input mixed = input(num, layer.out.cols, lora ? &lora->out : nullptr, [&](int t) {
+      return projected + (size_t)t * projected_width;
+    });
     add_product(layer.out, mixed, num, x);
-    Rounded read_again = read(layer.ffn_norm, x, num);
-    Rounded gated = feed_forward(layer, read_again, num);
+    const Input read_again = read(layer.ffn_norm, x, num, lora ? &lora->gate_up : nullptr);
+    Input gated{feed_forward(layer, read_again, num), {}};
+    if (lora) {
+      gated.added = lowered(lora->down, num);
+      each_row(num, [&](int t) { lower(lora->down, gated, t); });
+    }
     add_product(layer.down, gated, num, x);
     if (layer.experts && routing)
-      mixer_.run(*layer.experts, *routing, rooms_.normed.data(), read_again, num, shape_.width, x);
+      mixer_.run(*layer.experts, *routing, rooms_.normed.data(), read_again.rows, num, shape_.width,
+                 x);
   }
 
- private:
+  // Mark a later loop's tokens as present, and find where each one's keys and values go.
+  void find_own(const Step& step) {
+    own_.resize(step.num_tokens);
+    for (int i = 0; i < step.num_sequences; ++i) {
+      const Sequence& s = step.sequences[i];
+      for (int t = s.start; t < s.end; ++t) {
+        const int64_t position = step.positions[t], place = position % step.block_tokens;
+        const Own& own = s.own[position / step.block_tokens - s.first_block];
+        own.present[place / kChunk] |= 1ull << place % kChunk;
+        own_[t] = own.data;
+      }
+    }
+  }
+
+  // Room for what an adapter makes of rows.
+  Added lowered(const Lora& lora, int num) {
+    return {&lora.up, rooms_low_.rounded(num, lora.up.cols, kPlanes)};
+  }
+
+  // Take a row to an adapter's low rank.
+  static void lower(const Lora& lora, const Input& in, int t) {
+    static thread_local std::vector<float> room;
+    room.assign(lora.up.cols, 0.0f);
+    const auto write = [&](int, int p, const float* product) {
+      std::memcpy(&room[p * kPanel], product, sizeof(float) * kPanel);
+    };
+    multiply(lora.down, in.rows.row(t), 1, 0, lora.down.panels(), write);
+    round_row(room.data(), in.added.x.row(t));
+  }
+
+  // Round what `row(t)` gives of each row, for a product and its adapter, if it has one.
+  template <class Row>
+  Input input(int num, int cols, const Lora* lora, const Row& row) {
+    Input to{rooms_.rounded(num, cols, kPlanes), {}};
+    if (lora) to.added = lowered(*lora, num);
+    each_row(num, [&](int t) {
+      round_row(row(t), to.rows.row(t));
+      if (lora) lower(*lora, to, t);
+    });
+    return to;
+  }
+
   template <class Work>
   void each_row(int num, const Work& work) {
     if (num < 8) {
@@ -109,24 +178,23 @@ class Stretch {
     pool_.run(pieces, [&](int i) { work(units * i / pieces, units * (i + 1) / pieces); });
   }
 
-  Rounded read(const float* weight, const float* x, int num) {
+  Input read(const float* weight, const float* x, int num, const Lora* lora) {
     const int width = shape_.width;
-    Rounded to = rooms_.rounded(num, width, kPlanes);
     float* normed = rooms_.floats(rooms_.normed, (size_t)num * width);
-    each_row(num, [&](int t) {
+    return input(num, width, lora, [&](int t) {
       float* row = normed + (size_t)t * width;
       normalise(x + (size_t)t * width, weight, width, shape_.norm_eps, row);
-      round_row(row, to.row(t));
+      return row;
     });
-    return to;
   }
 
-  void add_product(const Matrix& m, const Rounded& in, int num, float* x) {
+  void add_product(const Matrix& m, const Input& in, int num, float* x) {
     const int width = shape_.width;
     each_panel(m, num, [&](int first, int end) {
-      multiply(m, in, num, first, end, [&](int t, int p, const float* product) {
+      const auto write = [&](int t, int p, const float* product) {
         write_panel(m, p, product, x + (size_t)t * width, true);
-      });
+      };
+      multiply(m, in.rows, num, first, end, write, in.added);
     });
   }
 
@@ -157,9 +225,13 @@ class Stretch {
     }
     const Vec scale = all(1.0f / std::sqrt((float)width));
     for (int i = 0; i < q_width; i += kLanes) store(row + i, load(row + i) * scale);
+    const int size = sight_.block_tokens;
+    const Cache<T> into =
+        size ? Cache<T>::own(own_[t], sight_.layer, size, shape_.num_kv_heads, width) : cache;
+    const int64_t at = size ? step.positions[t] % size : step.places[t];
     for (int h = 0; h < shape_.num_kv_heads; ++h) {
       const float* key = row + q_width + h * width;
-      cache.put(step.places[t], h, key, key + kv_width);
+      into.put(at, h, key, key + kv_width);
     }
   }
 
@@ -167,17 +239,20 @@ class Stretch {
   template <class T>
   void attend(const Step& step, const Cache<T>& cache, float* projected, int stride) {
     constexpr int kRows = 16, kLeastChunks = 4;
-    const Attention<T> attention(cache, shape_.num_heads, projected, stride);
+    const Attention<T> attention(cache, sight_, shape_.num_heads, projected, stride);
+    int most_chunks = 0;
     pieces_.clear();
     for (int s = 0; s < step.num_sequences; ++s) {
       const Sequence& sequence = step.sequences[s];
       for (int first = sequence.start; first < sequence.end; first += kRows)
-        for (int h = 0; h < shape_.num_kv_heads; ++h)
-          pieces_.push_back({&sequence, h, first, std::min(first + kRows, sequence.end), 0,
-                             sequence.num_chunks()});
+        for (int h = 0; h < shape_.num_kv_heads; ++h) {
+          const int end = std::min(first + kRows, sequence.end);
+          pieces_.emplace_back(sequence, sight_, h, first, end);
+          most_chunks = std::max(most_chunks, pieces_.back().to);
+        }
     }
     const int num_whole = (int)pieces_.size();
-    if (num_whole >= 4 * pool_.num_threads() || pieces_[0].to < 2 * kLeastChunks) {
+    if (num_whole >= 4 * pool_.num_threads() || most_chunks < 2 * kLeastChunks) {
       pool_.run(num_whole, [&](int i) { attention.whole(pieces_[i]); });
       return;
     }
@@ -205,7 +280,7 @@ class Stretch {
   }
 
   // The gated product of a group of 32 channels is rounded as soon as it is there.
-  Rounded feed_forward(const Layer& layer, const Rounded& in, int num) {
+  Rounded feed_forward(const Layer& layer, const Input& in, int num) {
     const int ffn = shape_.ffn_width;
     Rounded gated = rooms_gated_.rounded(num, ffn, kPlanes);
     split(ffn / kGroup, num, [&](int first, int end) {
@@ -222,7 +297,9 @@ class Stretch {
   Shape shape_;
   Pool& pool_;
   Mixer mixer_;
-  Rooms rooms_, rooms_gated_;
+  Rooms rooms_, rooms_gated_, rooms_low_;
+  Sight sight_{};              // of the layer at hand
+  std::vector<uint8_t*> own_;  // in a later loop: each token's page of the loop's own
   std::vector<Piece> pieces_;
   std::vector<Split> splits_;
   std::vector<Part> parts_;

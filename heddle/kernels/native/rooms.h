@@ -3,7 +3,7 @@
 
 #include <vector>
 
-#include "matrix.h"
+#include "product.h"
 
 namespace heddle {
 
@@ -35,18 +35,25 @@ inline void write_panel(const Matrix& m, int panel, const float* product, float*
   }
 }
 
+// What a product reads: rows, and what is added to it.
+struct Input {
+  Rounded rows;
+  Added added;
+};
+
 // Make a group of 32 channels of a gated product, silu(gate) * up, and round it. `gate_up` has gates
 // above ups. Each row may have a weight.
-inline void gate_group(const Matrix& gate_up, const Rounded& in, int num, int group,
+inline void gate_group(const Matrix& gate_up, const Input& in, int num, int group,
                        const Rounded& gated, const float* weights) {
   static thread_local std::vector<float> room;
   room.resize((size_t)num * 2 * kGroup);
   for (int part = 0; part < 2; ++part) {
     const int panel = part * gate_up.panels() / 2 + 2 * group;
-    multiply(gate_up, in, num, panel, panel + 2, [&](int t, int p, const float* product) {
+    const auto write = [&](int t, int p, const float* product) {
       float* to = room.data() + (size_t)t * 2 * kGroup + part * kGroup + (p - panel) * kPanel;
       std::memcpy(to, product, sizeof(float) * kPanel);
-    });
+    };
+    multiply(gate_up, in.rows, num, panel, panel + 2, write, in.added);
   }
   for (int t = 0; t < num; ++t) {
     float *gate = room.data() + (size_t)t * 2 * kGroup, *up = gate + kGroup;

@@ -1,0 +1,174 @@
+"""The interface of the native kernels: their libraries, functions and structures.
+
+What `native/cpu.cpp` and the headers behind it declare, said in ctypes. Used by `cpu`.
+"""
+
+import ctypes
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+
+
+class MatrixStruct(Structure):
+    """`Matrix` of `native/matrix.h`."""
+
+    _fields_ = [
+        ("rows", c_int32),
+        ("cols", c_int32),
+        ("kind", c_int32),
+        ("reserved", c_int32),
+        ("data", c_void_p),
+        ("bias", c_void_p),
+    ]
+
+
+class ShapeStruct(Structure):
+    """`Shape` of `native/layers.h`."""
+
+    _fields_ = [
+        ("width", c_int32),
+        ("num_heads", c_int32),
+        ("num_kv_heads", c_int32),
+        ("head_width", c_int32),
+        ("ffn_width", c_int32),
+        ("norm_eps", c_float),
+    ]
+
+
+class LayerStruct(Structure):
+    """`Layer` of `native/layers.h`."""
+
+    _fields_ = [
+        ("attention_norm", c_void_p),
+        ("ffn_norm", c_void_p),
+        ("q_norm", c_void_p),
+        ("k_norm", c_void_p),
+        ("qkv", MatrixStruct),
+        ("out", MatrixStruct),
+        ("gate_up", MatrixStruct),
+        ("down", MatrixStruct),
+        ("experts", c_void_p),
+    ]
+
+
+class LoraStruct(Structure):
+    """`Lora` of `native/layers.h`."""
+
+    _fields_ = [("down", MatrixStruct), ("up", MatrixStruct)]
+
+
+class LayerLoraStruct(Structure):
+    """`LayerLora` of `native/layers.h`."""
+
+    _fields_ = [(name, LoraStruct) for name in ("qkv", "out", "gate_up", "down")]
+
+
+class ExpertStruct(Structure):
+    """`Expert` of `native/experts.h`."""
+
+    _fields_ = [("gate_up", MatrixStruct), ("down", MatrixStruct)]
+
+
+class ExpertsStruct(Structure):
+    """`Experts` of `native/experts.h`."""
+
+    _fields_ = [
+        ("num", c_int32),
+        ("most", c_int32),
+        ("mass", c_float),
+        ("prior", c_float),
+        ("scores", c_void_p),
+        ("balance", c_void_p),
+        ("experts", c_void_p),
+    ]
+
+
+class RoutingStruct(Structure):
+    """`Routing` of `native/experts.h`."""
+
+    _fields_ = [
+        ("log_prior", c_void_p),
+        ("bias", c_void_p),
+        ("logits", c_void_p),
+        ("probability", c_void_p),
+        ("weight", c_void_p),
+    ]
+
+
+class OwnStruct(Structure):
+    """`Own` of `native/attention.h`."""
+
+    _fields_ = [("data", c_void_p), ("present", c_void_p)]
+
+
+class SequenceStruct(Structure):
+    """`Sequence` of `native/attention.h`."""
+
+    _fields_ = [
+        ("start", c_int32),
+        ("end", c_int32),
+        ("pages", c_void_p),
+        ("own", c_void_p),
+        ("first_block", c_int64),
+    ]
+
+
+class StepStruct(Structure):
+    """`Step` of `native/layers.h`."""
+
+    _fields_ = [
+        ("num_tokens", c_int32),
+        ("num_sequences", c_int32),
+        ("page_tokens", c_int32),
+        ("cache_kind", c_int32),
+        ("block_tokens", c_int32),
+        ("reserved", c_int32),
+        ("cos", c_void_p),
+        ("sin", c_void_p),
+        ("positions", c_void_p),
+        ("places", c_void_p),
+        ("sequences", c_void_p),
+    ]
+
+
+class LayerCacheStruct(Structure):
+    """`LayerCache` of `native/layers.h`."""
+
+    _fields_ = [
+        ("k", c_void_p),
+        ("v", c_void_p),
+        ("k_scale", c_void_p),
+        ("v_scale", c_void_p),
+    ]
+
+
+@cache
+def library(instruction_set: str) -> ctypes.CDLL | None:
+    """Return a build, None if there is none."""
+    folder = Path(__file__).parent
+    for path in sorted(folder.glob(f"_cpu_{instruction_set}*.so")):
+        return _declared(ctypes.CDLL(str(path)))
+    return None
+
+
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    signatures = {
+        "heddle_best": (c_char_p, []),
+        "heddle_pool": (c_void_p, [c_int32]),
+        "heddle_pool_free": (None, [c_void_p]),
+        "heddle_stretch": (c_void_p, [POINTER(ShapeStruct), c_void_p]),
+        "heddle_stretch_free": (None, [c_void_p]),
+        "heddle_run": (
+            None,
+            [
+                *(c_void_p, c_void_p, c_void_p, c_int32),  # stretch, layers, adapters, how many
+                *(POINTER(StepStruct), c_void_p, c_void_p, c_void_p),  # step, x, caches, routing
+            ],
+        ),
+        "heddle_product": (None, [c_void_p, POINTER(MatrixStruct), c_void_p, c_int32, c_void_p]),
+        "heddle_rows": (None, [POINTER(MatrixStruct), c_void_p, c_int32, c_void_p]),
+    }
+    for name, (result, arguments) in signatures.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
