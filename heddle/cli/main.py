@@ -15,6 +15,7 @@ from heddle.cli import (
     models,
     plan,
     prepare,
+    quantize,
     run,
     serve,
     train,
@@ -69,6 +70,7 @@ app.command("prepare")(prepare.prepare)
 app.command("train")(train.train)
 app.command("distill")(distill.distill)
 app.command("export")(export.export)
+app.command("quantize")(quantize.quantize)
 app.command("eval")(eval.evaluate_models)
 app.add_typer(keys.app, name="keys")
 app.add_typer(bench.app, name="bench")

@@ -1,13 +1,13 @@
-"""Folders and texts that appear whole or not at all: written aside, synchronised, then renamed.
+"""Folders and files that appear whole or not at all: written aside, synchronised, then renamed.
 
-Used wherever a folder is written, and for reports.
+Used wherever a folder is written, for quantised models, reports and what the engine remembers.
 """
 
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from heddle.errors import StorageError
@@ -44,18 +44,32 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def new_file(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a path whose file becomes `target` at the end, or vanishes if the block fails.
+
+    Raises StorageError as `new_folder` does.
+    """
+    if target.exists() and not overwrite:
+        raise StorageError(f"{target} exists already: choose another name or remove it")
+    unfinished = target.with_name(f".{target.name}~{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield unfinished
+        _synchronise(unfinished)
+        unfinished.replace(target)
+        _synchronise(target.parent)
+    except OSError as error:
+        raise storage_error(target, error) from error
+    finally:
+        with suppress(OSError):  # it is gone if all went well, or its folder cannot be reached
+            unfinished.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Put a text file in the place of what was there. Raises StorageError when it cannot."""
-    unfinished = path.with_name(f".{path.name}~{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path, overwrite=True) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-        _synchronise(unfinished)
-        unfinished.replace(path)
-    except OSError as error:
-        raise storage_error(path, error) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:

@@ -56,7 +56,7 @@ def _tensors(checkpoint: Checkpoint, dtype: torch.dtype) -> Iterator[tuple[str, 
 
 def _config(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:
     config = checkpoint.config
-    architecture = _architecture(config)
+    architecture = hugging_face_class(config)
     rope = _rope(config.rope)
     return {
         "architectures": [architecture],
@@ -82,8 +82,8 @@ def _config(checkpoint: Checkpoint, dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-def _architecture(config: ModelConfig) -> str:
-    """Return the class that has exactly this network's parts."""
+def hugging_face_class(config: ModelConfig) -> str:
+    """Return the class that has exactly this network's parts; WeightsError if there is none."""
     classes = {
         # q/k normalised, q/k/v bias, output bias
         (False, False, False): "LlamaForCausalLM",

@@ -21,7 +21,7 @@ from heddle.weights.contents import (
 )
 from heddle.weights.fields import Fields, read_json
 from heddle.weights.folder_tokenizer import read_speech
-from heddle.weights.sharded import SafetensorFiles
+from heddle.weights.sharded import DTYPES, SafetensorFiles
 
 ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 # Options that change the arithmetic, with the one value that Heddle computes (SwiGLU is "silu").
@@ -62,7 +62,7 @@ def read_folder(path: Path) -> Checkpoint:
         add_bos=speech.add_bos,
         size_bytes=tensors.size_bytes,
         description=(
-            f"safetensors {tensors.dtype(sources['embed.weight'][0])}, "
+            f"safetensors {DTYPES[tensors.dtype(sources['embed.weight'][0])]}, "
             f"{count_words(num_parameters)}"
         ),
     )

@@ -176,6 +176,11 @@ def _part(file: GgufFile, source: str, config: ModelConfig, architecture: str) -
     return part[rows]
 
 
+def interleaved(num_rows: int, head_width: int) -> torch.Tensor:
+    """Return which of our rows of q or k stands in each row of a "llama" file."""
+    return torch.arange(num_rows).view(-1, 2, head_width // 2).transpose(1, 2).flatten()
+
+
 def _description(file: GgufFile) -> str:
     numbers: Counter[str] = Counter()
     for info in file.tensors.values():

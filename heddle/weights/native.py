@@ -6,16 +6,16 @@ FOLDER/
     tokenizer.json, tokenizer_config.json, generation_config.json, chat_template.jinja
                              of a whole model; a delta without them speaks as its base does
 
-A tensor larger than a file may be lies in pieces NAME:0, NAME:1, ... of its rows. The base is never
-copied: one download serves every delta over it. Written by `delta.upcycle`, the trainer and
-`heddle export`, read by `checkpoint.open_checkpoint`.
+How tensors lie in the files, `pieces` tells. The base is never copied: one download serves every
+delta over it. Written by `delta.upcycle`, the trainer, `quantise` and `heddle export`, read by
+`checkpoint.open_checkpoint`.
 """
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ from heddle.weights.fields import Fields, read_json
 from heddle.weights.folder_tokenizer import TOKENIZER, read_speech, write_speech
 from heddle.weights.hub import resolve
 from heddle.weights.names import slots
-from heddle.weights.sharded import SafetensorFiles, write_safetensors
+from heddle.weights.pieces import Piece, by_tensor, cut, numbers_in, open_pieces, read_piece
+from heddle.weights.sharded import write_safetensors
 
 VERSION = 1
 DESCRIPTION = "model.json"
@@ -77,13 +78,14 @@ def write_native(
     checkpoint: Checkpoint,
     target: Path,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     max_file_bytes: int = MAX_FILE_BYTES,
     overwrite: bool = False,
 ) -> None:
     """Write `target`, which appears only when it is complete; of a delta its own tensors alone.
 
-    Raises StorageError when it cannot be written, or exists unless `overwrite`.
+    `dtype` None keeps every tensor as the checkpoint has it, blocks too. Raises StorageError when
+    it cannot be written, or exists unless `overwrite`.
     """
     base = checkpoint.base
     document = {
@@ -111,10 +113,10 @@ def read_native(path: Path) -> Checkpoint:
     config = config_from_json(fields.path, fields.get("config", dict))
     reference = fields.find("base", dict)
     base = None if reference is None else _open_base(Fields(fields.path, reference), config)
-    files = SafetensorFiles(path)
-    sources = _sources(path, files, config, base)
-    own = LazyParts(sources, files.read)
-    num_own = sum(math.prod(shape) for shape in files.shapes.values())
+    files = open_pieces(path)
+    pieces = by_tensor(path, files)
+    own = LazyParts(_sources(path, pieces, config, base), lambda key: read_piece(files, key))
+    num_own, dtype = numbers_in(files, chain(*pieces.values()))
     common: dict[str, Any] = {
         "name": fields.get("name", str),
         "path": path,
@@ -127,7 +129,6 @@ def read_native(path: Path) -> Checkpoint:
         check_token_ids(path, (speech.bos_id, *speech.eos_ids), config.vocab_size)
         common |= speech._asdict()
     if base is None:
-        dtype = files.dtype(sources["embed.weight"][0])
         described = f"Heddle {dtype}, {count_words(num_own)}"
         return Checkpoint(**common, tensors=own, description=described)
     assert base.base is not None, "an opened base says which it is"
@@ -186,51 +187,43 @@ def _open_base(fields: Fields, config: ModelConfig) -> Checkpoint:
 
 
 def _pieces(
-    checkpoint: Checkpoint, dtype: torch.dtype, max_bytes: int
+    checkpoint: Checkpoint, dtype: torch.dtype | None, max_bytes: int
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield a folder's own tensors, cut by rows where they are larger than a file may be."""
+    """Yield what is stored of a folder's own tensors."""
     supplied = checkpoint.base.supplies if checkpoint.base else frozenset()
     for name in checkpoint.tensors:
-        if name in supplied:
-            continue
-        tensor = checkpoint.load(name, dtype)
-        if tensor.nbytes <= max_bytes or tensor.dim() == 0:
-            yield name, tensor
-            continue
-        num_rows = max(1, max_bytes // (tensor.nbytes // len(tensor)))
-        for number, piece in enumerate(tensor.split(num_rows)):
-            yield f"{name}:{number}", piece.clone()
+        if name not in supplied:
+            parts = checkpoint.tensors[name] if dtype is None else [checkpoint.load(name, dtype)]
+            yield from cut(name, parts, max_bytes)
 
 
 def _sources(
-    path: Path, files: SafetensorFiles, config: ModelConfig, base: Checkpoint | None
+    path: Path,
+    found: Mapping[str, list[Piece]],
+    config: ModelConfig,
+    base: Checkpoint | None,
 ) -> dict[str, tuple[str, ...]]:
-    """Return the pieces of each tensor of the folder.
+    """Return the keys of each tensor of the folder.
 
     Raises WeightsError unless they and the base's are all that the network has, of its shapes.
     """
-    num_tensors = len(files.shapes) + (len(base.tensors) if base else 0)
+    num_tensors = len(found) + (len(base.tensors) if base else 0)
     if config.num_layers > num_tensors:
         raise WeightsError(
             f"{path}: claims {config.num_layers} layers, with {num_tensors} tensors in all"
         )
-    pieces: dict[str, list[tuple[int, str]]] = {}
-    for key in files.shapes:
-        name, _, number = key.partition(":")
-        pieces.setdefault(name, []).append((int(number) if number.isdecimal() else 0, key))
-    found = {name: tuple(key for _, key in sorted(keys)) for name, keys in pieces.items()}
     expected = tensor_shapes(config)
     supplied = base.tensors if base else {}
     for name in [*expected, *found]:
         if name not in expected or (name not in found and name not in supplied):
             problem = "is missing" if name in expected else "has no place in this network"
             raise WeightsError(f"{path}: tensor {name!r} {problem}: fetch or make it again")
-    for name, keys in found.items():
-        shapes = [files.shapes[key] for key in keys]
-        shape = shapes[0] if len(keys) == 1 else (sum(s[0] for s in shapes), *shapes[0][1:])
+    for name, pieces in found.items():
+        shapes = [piece.shape for piece in pieces]
+        shape = shapes[0] if len(shapes) == 1 else (sum(s[0] for s in shapes), *shapes[0][1:])
         if shape != expected[name] or any(s[1:] != shape[1:] for s in shapes):
             raise WeightsError(
                 f"{path}: tensor {name!r} has shape {list(shape)}, the configuration asks for "
                 f"{list(expected[name])}: fetch or make it again"
             )
-    return found
+    return {name: tuple(piece.key for piece in pieces) for name, pieces in found.items()}

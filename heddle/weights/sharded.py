@@ -6,7 +6,7 @@ https://huggingface.co/docs/transformers/big_models.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,19 @@ INDEX = "model.safetensors.index.json"
 class SafetensorFiles:
     """The tensors of a folder: which file holds which, checked headers, and reading one."""
 
-    def __init__(self, folder: Path):
-        """Read every header. Raises WeightsError, naming the file, for what cannot be read."""
+    def __init__(self, folder: Path, *, types: Collection[str] = tuple(DTYPES)):
+        """Read every header. Raises WeightsError, naming the file, for what cannot be read.
+
+        `types` are those that tensors may have, as safetensors names them.
+        """
         self._open: dict[Path, Any] = {}
         self.files = self._locate(folder)
         self.shapes: dict[str, tuple[int, ...]] = {}
         for name, file in self.files.items():
             self.shapes[name] = tuple(self._slice(name).get_shape())
-            if self._slice(name).get_dtype() not in DTYPES:
+            if self.dtype(name) not in types:
                 raise WeightsError(
-                    f"{file}: tensor {name!r} is of type {self._slice(name).get_dtype()}; Heddle "
+                    f"{file}: tensor {name!r} is of type {self.dtype(name)}; Heddle "
                     f"reads {', '.join(DTYPES)}"
                 )
 
@@ -43,8 +46,8 @@ class SafetensorFiles:
         return self._file(self.files[name]).get_tensor(name)
 
     def dtype(self, name: str) -> str:
-        """Return a tensor's type as PyTorch names it."""
-        return DTYPES[self._slice(name).get_dtype()]
+        """Return a tensor's type as safetensors names it; `DTYPES` has PyTorch's names."""
+        return self._slice(name).get_dtype()
 
     @property
     def size_bytes(self) -> int:
