@@ -14,6 +14,7 @@ the command line prints the message alone.
     ├── RequestError           a request cannot be served as it stands
     │   └── ContextLengthError prompt and answer do not fit the model's context
     ├── BusyError              every place is taken for now: try again later
+    │   └── QuotaError         one caller has under way what it may have
     ├── RemoteError            a server answered a client with an error
     ├── EngineError            generation failed for a reason that is not the request's
     └── TrainingError          training cannot go on: losses that are not finite, a lost process
@@ -67,6 +68,10 @@ class BusyError(HeddleError):
     def __init__(self, message: str, *, retry_after_s: float):
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class QuotaError(BusyError):
+    """A caller has as much under way as it may have."""
 
 
 class RemoteError(HeddleError):

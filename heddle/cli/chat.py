@@ -20,6 +20,7 @@ def chat(
     context_length: options.ContextLength = None,
     dtype: options.Dtype = "float32",
     kernels: options.Kernels = "auto",
+    speculation: options.Speculation = True,
 ) -> None:
     """Talk to a model in the terminal; lines from a pipe are answered one by one."""
     from heddle.cli.connection import connected
@@ -29,7 +30,11 @@ def chat(
     )
     conversation = Conversation(system=system, sampling=sampling)
     config = options.engine_config(
-        threads=threads, context_length=context_length, dtype=dtype, kernels=kernels
+        threads=threads,
+        context_length=context_length,
+        dtype=dtype,
+        kernels=kernels,
+        speculation=speculation,
     )
     with connected(model, url=url, config=config) as connection:
         if sys.stdin.isatty() and out.is_terminal:

@@ -21,12 +21,24 @@ def create(
         float | None,
         typer.Option(min=0, max=4, help="How far its requests may steer a cluster."),
     ] = None,
+    max_open_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Tokens that its requests may have under way, answers at their longest; 0: any.",
+            show_default="the server's",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a key and print it; it cannot be shown again."""
     from heddle.server.dial import MAX_STEER, Bounds
 
-    bounds = Bounds(max_loops=max_loops, steer=MAX_STEER if steer_bound is None else steer_bound)
+    bounds = Bounds(
+        max_loops=max_loops,
+        steer=MAX_STEER if steer_bound is None else steer_bound,
+        max_open_tokens=max_open_tokens,
+    )
     secret = _store().create(name, bounds)
     if as_json:
         print_json({"name": name, "key": secret})
@@ -47,10 +59,12 @@ def list_keys(as_json: AsJson = False) -> None:
     if as_json:
         print_json([vars(record) for record in records])
         return
-    table = Table("id", "name", "created", "max loops", "steer", "state", box=None, pad_edge=False)
+    names = ("id", "name", "created", "max loops", "steer", "open tokens", "state")
+    table = Table(*names, box=None, pad_edge=False)
     for record in records:
         state = "works" if record.revoked_at is None else f"revoked {_date(record.revoked_at)}"
-        bounds = (str(record.max_loops or "any"), f"±{record.steer_bound:g}")
+        tokens = "default" if record.max_open_tokens is None else record.max_open_tokens or "any"
+        bounds = (str(record.max_loops or "any"), f"±{record.steer_bound:g}", str(tokens))
         table.add_row(record.id, record.name, _date(record.created_at), *bounds, state)
     out.print(table if records else "There is no key yet: `heddle keys create NAME` makes one.")
 

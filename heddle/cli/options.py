@@ -32,8 +32,15 @@ CacheDtype = Annotated[
     Literal["auto", "float32", "bfloat16", "int8"], typer.Option(help="Precision of the cache.")
 ]
 Kernels = Annotated[
-    Literal["auto", "torch", "avx512", "avx2", "portable"],
+    Literal["auto", "torch", "avx512", "avx2", "dotprod", "neon", "portable"],
     typer.Option(help="What computes: native kernels, the best unless named, or PyTorch."),
+]
+Speculation = Annotated[
+    bool,
+    typer.Option(
+        "--speculation/--no-speculation",
+        help="Run guessed tokens ahead of an answer where that is measured to be faster.",
+    ),
 ]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object, described in docs/cli.md.")
@@ -67,8 +74,9 @@ def engine_config(
     threads: int | None,
     context_length: int | None,
     dtype: Literal["float32", "bfloat16"],
-    kernels: Literal["auto", "torch", "avx512", "avx2", "portable"] = "auto",
+    kernels: Literal["auto", "torch", "avx512", "avx2", "dotprod", "neon", "portable"] = "auto",
     cache_dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto",
+    speculation: bool = True,
 ) -> "EngineConfig":
     """Return the engine's settings for the options that every command with an engine has."""
     from heddle.engine.config import EngineConfig
@@ -79,7 +87,15 @@ def engine_config(
         dtype=dtype,
         kernels=kernels,
         cache_dtype=cache_dtype,
+        draft_tokens=draft_tokens(speculation=speculation),
     )
+
+
+def draft_tokens(*, speculation: bool) -> int:
+    """Return how many guesses a sequence may run ahead of its newest token."""
+    from heddle.engine.config import EngineConfig
+
+    return EngineConfig.draft_tokens if speculation else 0
 
 
 def sampling(*, think: str | None = None, **given: float | None) -> dict[str, Any]:

@@ -31,6 +31,7 @@ def run(
     context_length: options.ContextLength = None,
     dtype: options.Dtype = "float32",
     kernels: options.Kernels = "auto",
+    speculation: options.Speculation = True,
     as_json: options.AsJson = False,
 ) -> None:
     """Answer one prompt and leave."""
@@ -51,7 +52,11 @@ def run(
         alignment=alignment,
     )
     config = options.engine_config(
-        threads=threads, context_length=context_length, dtype=dtype, kernels=kernels
+        threads=threads,
+        context_length=context_length,
+        dtype=dtype,
+        kernels=kernels,
+        speculation=speculation,
     )
     with connected(model, url=url, config=config) as connection:
         if as_json:

@@ -1,12 +1,17 @@
 """`heddle serve`: the server and the chat page, on this machine."""
 
 import logging
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from heddle.cli import options
 from heddle.cli.console import note
+
+if TYPE_CHECKING:
+    from heddle.engine.config import EngineConfig
+    from heddle.server.settings import ServerSettings
 
 Host = Annotated[
     str, typer.Option(help="Address to listen on; beyond loopback, API keys are asked for.")
@@ -19,6 +24,12 @@ MaxWaiting = Annotated[
 CacheTokens = Annotated[
     int | None,
     typer.Option(min=1, help="Tokens kept in memory.", show_default="one context, 8192 at least"),
+]
+PrefixCache = Annotated[
+    Path | None,
+    typer.Option(
+        help="A folder to keep prompts' keys and values in, so that a restart finds them again."
+    ),
 ]
 Keys = Annotated[
     bool | None,
@@ -36,6 +47,13 @@ AllowedHost = Annotated[
 ]
 RequestsPerMinute = Annotated[
     int, typer.Option(min=0, help="Requests of one caller a minute; 0 is no limit.")
+]
+MaxOpenTokens = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Tokens that one caller may have under way, answers at their longest; 0 is no limit.",
+    ),
 ]
 DrainTimeout = Annotated[
     float, typer.Option(min=0, help="Seconds that running answers may go on after SIGTERM.")
@@ -58,21 +76,21 @@ def serve(
     dtype: options.Dtype = "float32",
     kernels: options.Kernels = "auto",
     cache_dtype: options.CacheDtype = "auto",
+    speculation: options.Speculation = True,
     max_running: MaxRunning = 16,
     max_waiting: MaxWaiting = 128,
     cache_tokens: CacheTokens = None,
+    prefix_cache: PrefixCache = None,
     keys: Keys = None,
     allowed_origin: AllowedOrigin = None,
     allowed_host: AllowedHost = None,
     requests_per_minute: RequestsPerMinute = 0,
+    max_open_tokens: MaxOpenTokens = 0,
     drain_timeout: DrainTimeout = 30.0,
     think: Think = "1",
 ) -> None:
     """Serve a model and the chat page until interrupted."""
-    from heddle.cli.download import fetched
     from heddle.engine.config import EngineConfig
-    from heddle.engine.engine import Engine
-    from heddle.server.main import listen, run
     from heddle.server.settings import ServerSettings
 
     settings = ServerSettings(
@@ -82,6 +100,7 @@ def serve(
         allowed_origins=tuple(allowed_origin or ()),
         allowed_hosts=tuple(allowed_host or ()),
         requests_per_minute=requests_per_minute,
+        max_open_tokens_per_caller=max_open_tokens,
         drain_timeout_s=drain_timeout,
         think=options.loops(think),
     )
@@ -94,15 +113,25 @@ def serve(
         max_running=max_running,
         max_waiting=max_waiting,
         cache_tokens=cache_tokens,
+        prefix_cache=prefix_cache,
+        draft_tokens=options.draft_tokens(speculation=speculation),
     )
     _log()
+    _serve(model, settings, config)
+
+
+def _serve(model: str, settings: "ServerSettings", config: "EngineConfig") -> None:
+    from heddle.cli.download import fetched
+    from heddle.engine.engine import Engine
+    from heddle.server.main import listen, run
+
     with listen(settings) as listener:  # first, so that a taken port shows at once
         engine = Engine.load(fetched(model), config)
         note(
             f"Serving {engine.checkpoint.name} ({engine.checkpoint.description}), "
             f"{engine.context_length} tokens of context, {_computing(engine.kernels)}"
         )
-        url = _url(host, listener.getsockname()[1])
+        url = _url(settings.host, listener.getsockname()[1])
         run(
             engine,
             settings,

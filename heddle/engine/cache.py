@@ -9,7 +9,7 @@ that nobody uses any more keep their contents until the space is needed, least r
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class _Variant(NamedTuple):
@@ -37,6 +37,7 @@ class PageCache:
         self._blank = OrderedDict.fromkeys(range(num_pages))
         self._idle: OrderedDict[int, None] = OrderedDict()  # remembered, unused: oldest first
         self._by_key: dict[PageKey, int] = {}
+        self.num_ever_remembered = 0
 
     @property
     def num_available(self) -> int:
@@ -105,8 +106,34 @@ class PageCache:
             return
         self._by_key[key] = page
         self._pages[page].key = key
+        self.num_ever_remembered += 1
         if parent is not None:
             self._pages[parent].num_children += 1
+
+    def remembered(self) -> list[int]:
+        """Return all pages that can be found, the most recently used first.
+
+        A page comes behind the one before it: whoever uses it uses that one too.
+        """
+        used = [page for page in self._by_key.values() if page not in self._idle]
+        ordered: dict[int, None] = {}
+        for page in [*used, *reversed(self._idle)]:
+            chain, link = [], page
+            while link is not None and link not in ordered:
+                chain.append(link)
+                link, *_ = self.found_by(link)
+            ordered |= dict.fromkeys(reversed(chain))
+        return list(ordered)
+
+    def found_by(self, page: int) -> tuple[int | None, tuple[int, ...], Any]:
+        """Return what a remembered page is found by: the page before it, its tokens, its variant.
+
+        The variant is None behind a page: that one has it.
+        """
+        key = self._pages[page].key
+        assert key is not None, f"page {page} is not remembered"
+        before, tokens = key
+        return (before, tokens, None) if isinstance(before, int) else (None, tokens, before.of)
 
     def release(self, pages: Sequence[int]) -> None:
         """Count one user less of each page; children are let go before their parents."""

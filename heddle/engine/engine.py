@@ -8,6 +8,7 @@ import logging
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count
@@ -20,14 +21,17 @@ from heddle.engine.config import EngineConfig
 from heddle.engine.grammar import GrammarCompiler
 from heddle.engine.load import chosen_kernels, load_model
 from heddle.engine.native import uses_kernels
+from heddle.engine.pace import Pace
 from heddle.engine.pages import page_tokens
 from heddle.engine.progress import advance
 from heddle.engine.request import Event, Finished, Request
 from heddle.engine.runner import Rows, Runner
 from heddle.engine.sampler import Sampler
-from heddle.engine.scheduler import Scheduler, Work
-from heddle.engine.sequence import Sequence
+from heddle.engine.scheduler import Scheduler
+from heddle.engine.sequence import Sequence, Work
+from heddle.engine.speculation import PromptLookup, Speculation
 from heddle.engine.spending import Spending
+from heddle.engine.warm import WarmPages, fingerprint
 from heddle.errors import (
     BusyError,
     ContextLengthError,
@@ -57,6 +61,8 @@ class EngineStats:
     num_prompt_tokens: int
     num_cached_tokens: int
     num_new_tokens: int
+    num_guessed_tokens: int
+    num_true_guesses: int
     num_loops: int
     flops: float
     uptime_s: float
@@ -76,7 +82,8 @@ class Engine:
         num_pages = -(-cache_tokens // size)
         self.context_length = min(context_length, num_pages * size)
         self._cache = PageCache(num_pages=num_pages, page_tokens=size)
-        self._scheduler = Scheduler(config, self._cache)
+        self._pace = Pace(checkpoint.config, config)
+        self._scheduler = Scheduler(config, self._cache, self._pace)
         self._grammars = GrammarCompiler(
             checkpoint.tokenizer_json,
             vocab_size=checkpoint.config.vocab_size,
@@ -87,12 +94,13 @@ class Engine:
         self.kernels = kernels.instruction_set if kernels and uses_kernels(model) else None
         self._runner = Runner(model, config, num_pages=num_pages)
         self.checkpoint = replace(checkpoint, tensors={})  # lets go of the mapped file
+        self._warm = self._warm_pages()
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._live: dict[str, Sequence] = {}
         self._admission = threading.Lock()
         self._num_open = 0
         self._arrivals = count()
-        self._totals = dict.fromkeys(("steps", "prompt", "cached", "new", "loops"), 0)
+        self._totals: Counter[str] = Counter()
         self._flops = 0.0
         self._mean_request_s = 1.0
         self._started_at = time.monotonic()
@@ -133,6 +141,7 @@ class Engine:
             sampler=sampler,
             constraint=constraint,
             spending=Spending(self.checkpoint.config),
+            speculation=Speculation(PromptLookup()) if self._may_guess else None,
             arrival=arrival,
         )
         self._commands.put(lambda: self._begin(sequence))
@@ -159,6 +168,8 @@ class Engine:
             num_prompt_tokens=self._totals["prompt"],
             num_cached_tokens=self._totals["cached"],
             num_new_tokens=self._totals["new"],
+            num_guessed_tokens=self._totals["guessed"],
+            num_true_guesses=self._totals["true guesses"],
             num_loops=self._totals["loops"],
             flops=self._flops,
             uptime_s=time.monotonic() - self._started_at,
@@ -192,6 +203,13 @@ class Engine:
         self._closing = True
         self._commands.put(lambda: None)
         self._thread.join()
+
+    @property
+    def _may_guess(self) -> bool:
+        """Adaptive networks do not: a mean, slots and later loops would have to be taken back."""
+        model = self.checkpoint.config
+        is_dense = model.fabric is None and model.think is None and model.memory is None
+        return is_dense and self.config.draft_tokens > 0
 
     def _validate(self, request: Request) -> None:
         if self._closing:
@@ -254,18 +272,40 @@ class Engine:
                 self._step(plan)
         for sequence in list(self._live.values()):
             self._end(sequence, sequence.finished("cancelled"))
+        if self._warm is not None:
+            self._warm.save()
 
     def _obey(self, *, wait: bool) -> None:
         try:
             if wait:
                 self._cache.check()
-                self._commands.get()()
+                self._next_command()()
             while True:
                 self._commands.get_nowait()()
         except queue.Empty:
             pass
 
+    def _next_command(self) -> Callable[[], None]:
+        """Wait for a command; what is remembered is saved meanwhile."""
+        while self._warm is not None and (due_s := self._warm.due_s) is not None:
+            try:
+                return self._commands.get(timeout=due_s)
+            except queue.Empty:
+                self._warm.save(is_idle=self._commands.empty)
+        return self._commands.get()
+
+    def _warm_pages(self) -> WarmPages | None:
+        """Bring back what an engine before this one remembered, if it is to be kept."""
+        if self.config.prefix_cache is None:
+            return None
+        pages = self._runner.pages
+        found_by = fingerprint(self.checkpoint, pages, self.kernels)
+        warm = WarmPages(self.config.prefix_cache, found_by, self._cache, pages)
+        warm.restore()
+        return warm
+
     def _step(self, plan: list[Work]) -> None:
+        load, started = self._pace.load(plan), time.perf_counter()
         try:
             rows = self._runner.run(plan)
         except Exception:
@@ -276,18 +316,22 @@ class Engine:
             return
         self._totals["steps"] += 1
         for work, row in zip(plan, rows, strict=True):
-            self._scheduler.computed(work)
-            self._advance(work.sequence, row)
+            self._advance(work, row)
+        self._pace.note(load, time.perf_counter() - started)
 
-    def _advance(self, sequence: Sequence, rows: Rows) -> None:
+    def _advance(self, work: Work, rows: Rows) -> None:
+        sequence, num_certain = work.sequence, work.sequence.num_computed + work.num_tokens
         try:
-            finished = advance(sequence, rows)
+            finished = advance(work, rows)
         except HeddleError as error:
             finished = sequence.finished("error", error=error)
         except Exception:
             log.exception("sampling failed request=%s", sequence.request.request_id)
             error = EngineError("choosing a token failed; the server's log says why")
             finished = sequence.finished("error", error=error)
+        self._totals["guessed"] += len(work.draft)
+        self._totals["true guesses"] += sequence.num_computed - num_certain
+        self._scheduler.remember(sequence)
         if finished is not None:
             self._end(sequence, finished)
 

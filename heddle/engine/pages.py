@@ -62,6 +62,13 @@ class Pages:
         """Return whole pages of a layer's keys or values, (pages, tokens, heads, channels)."""
         return tensor_LKC.unflatten(0, (-1, self.page_tokens))[page_P]
 
+    def parts(self, page: int) -> list[Tensor]:
+        """Return all that there is of a page, as views."""
+        kept = [tensor for cache in self.native for tensor in cache if tensor is not None]
+        whole = [tensor.unflatten(0, (-1, self.page_tokens)) for tensor in kept]
+        whole += [tensor for tiers in self.slots for slots in tiers for tensor in slots]
+        return [tensor[page] for tensor in (*whole, self.mean_PJ) if tensor.numel()]
+
 
 def _scales(k_LKC: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """Return room for the scales of keys and of values in int8, of every token and head."""

@@ -8,18 +8,16 @@ import torch
 from heddle.engine.request import Embedded, Finished, PromptScored
 from heddle.engine.runner import Rows
 from heddle.engine.sampler import top_logprobs
-from heddle.engine.sequence import Sequence
+from heddle.engine.sequence import Sequence, Work
 
 
 @torch.inference_mode()
-def advance(sequence: Sequence, rows: Rows) -> Finished | None:
-    """Take in what a step computed for the sequence; return its last event if this was the end.
-
-    The scheduler has counted the step's tokens as computed already.
-    """
-    request = sequence.request
-    num_tokens = len(rows.hidden_TD)
-    sequence.spending.add(rows.reading, first=sequence.num_computed - num_tokens, num=num_tokens)
+def advance(work: Work, rows: Rows) -> Finished | None:
+    """Take in what a step computed for a sequence; return its last event if this was the end."""
+    sequence, request = work.sequence, work.sequence.request
+    sequence.spending.add(rows.reading, first=sequence.num_computed, num=work.num_tokens)
+    sequence.num_computed += work.num_tokens
+    sequence.spending.add_guesses(first=sequence.num_computed, num=len(work.draft))
     if request.embed:
         total = rows.hidden_TD.sum(0, dtype=torch.float32)
         past = sequence.hidden_sum_D
@@ -40,7 +38,7 @@ def advance(sequence: Sequence, rows: Rows) -> Finished | None:
         sequence.on_event(PromptScored(logprobs=logprobs, top_logprobs=tops))
         if request.max_new_tokens == 0:
             return sequence.finished("length")
-    return _generate(sequence, rows)
+    return _generate(work, rows)
 
 
 def _score_prompt(sequence: Sequence, rows: Rows) -> None:
@@ -52,15 +50,35 @@ def _score_prompt(sequence: Sequence, rows: Rows) -> None:
         sequence.prompt_scores.append((float(logprobs_V[target]), tops))
 
 
-def _generate(sequence: Sequence, rows: Rows) -> Finished | None:
+def _generate(work: Work, rows: Rows) -> Finished | None:
+    """Draw a token, and as long as what was drawn is what was guessed, the one behind it.
+
+    Each is drawn from the row that the true tokens before it gave, so that it is the one that would
+    be drawn without guessing, by the same random numbers.
+    """
+    sequence, num_guesses = work.sequence, len(work.draft)
+    num_true, finished = 0, _draw(sequence, rows, row=-1 - num_guesses)
+    while finished is None and num_true < num_guesses:
+        if sequence.tokens[-1] != work.draft[num_true]:
+            break
+        num_true += 1
+        sequence.num_computed += 1
+        sequence.spending.keep_guess()
+        finished = _draw(sequence, rows, row=num_true - 1 - num_guesses)
+    if num_guesses and sequence.speculation is not None:
+        sequence.speculation.note(num_guesses, num_true)
+    return finished
+
+
+def _draw(sequence: Sequence, rows: Rows, *, row: int) -> Finished | None:
     request, constraint = sequence.request, sequence.constraint
-    event = sequence.sampler.draw(rows.logits_NV[-1], constraint)
+    event = sequence.sampler.draw(rows.logits_NV[row], constraint)
     sequence.num_generated += 1
     if event.token_id in request.stop_ids:
         return sequence.finished("stop", stop=event)
     sequence.tokens.append(event.token_id)
     if rows.reading is not None:
-        loops, clusters = int(rows.reading.loops_N[-1]), rows.reading.cluster_NG[-1]
+        loops, clusters = int(rows.reading.loops_N[row]), rows.reading.cluster_NG[row]
         event = replace(event, loops=loops, clusters=tuple(clusters.tolist()))
     sequence.on_event(event)
     if constraint is not None and constraint.is_complete:

@@ -73,8 +73,9 @@ class Request:
     `embed` asks for the mean of the last hidden states instead of tokens; `num_prompt_logprobs` for
     log-probabilities of the prompt's own tokens, from place `prompt_logprobs_from` on: what lies
     before it may come from the cache. Of waiting requests the one with the highest `priority` goes
-    first. `thinking` beyond one loop and `steer`, a number a cluster that is added
-    to the choice of its experts, are for adaptive models.
+    first; among equally urgent ones each `tenant`, whoever that is, gets its turn. `thinking`
+    beyond one loop and `steer`, a number a cluster that is added to the choice of its experts, are
+    for adaptive models.
     """
 
     request_id: str
@@ -87,6 +88,7 @@ class Request:
     num_prompt_logprobs: int | None = None
     prompt_logprobs_from: int = 1
     priority: int = 0
+    tenant: str = ""
     thinking: Thinking = Thinking()
     steer: tuple[float, ...] | None = None
 

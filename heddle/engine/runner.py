@@ -9,7 +9,7 @@ from heddle.engine.config import DTYPES, EngineConfig
 from heddle.engine.native import has_native_layers
 from heddle.engine.paged_memory import PagedMemory, Segment
 from heddle.engine.pages import Pages, page_tokens
-from heddle.engine.scheduler import Work
+from heddle.engine.sequence import Work
 from heddle.engine.spending import Reading, readings
 from heddle.errors import ConfigError
 from heddle.model.batch import Depth, Packed
@@ -21,7 +21,8 @@ class Rows(NamedTuple):
     """What the step computed for one piece of work: hidden states and the wanted logits.
 
     `logits_NV` has a row for every token that predicts one to be scored, else one for the last
-    token if that completes what was pending, else none. `reading` is an adaptive network's.
+    token if that completes what was pending and one for each guess behind it, else none. `reading`
+    is an adaptive network's.
     """
 
     hidden_TD: Tensor
@@ -34,7 +35,7 @@ class Runner:
 
     def __init__(self, model: Transformer, config: EngineConfig, *, num_pages: int):
         self._model = model
-        self._pages = Pages(
+        self.pages = Pages(
             model.config,
             num_pages=num_pages,
             page_tokens=page_tokens(model.config, config),
@@ -50,16 +51,18 @@ class Runner:
         wanted: list[int] = []
         num_wanted: list[int] = []
         segments: list[Segment] = []
-        for sequence, num_tokens in plan:
+        for work in plan:
+            sequence, num_tokens, draft = work
             first, start = sequence.num_computed, len(tokens)
             tokens += sequence.tokens[first : first + num_tokens]
-            positions += range(first, first + num_tokens)
+            tokens += draft
+            positions += range(first, first + work.num_rows)
             segments.append(Segment(start, len(tokens), first, sequence.pages, sequence.later))
             if sequence.scores_prompt:
                 unasked = max(0, sequence.request.prompt_logprobs_from - 1 - first)
                 rows = range(start + unasked, len(tokens))
             elif num_tokens == sequence.num_pending:
-                rows = range(len(tokens) - 1, len(tokens))
+                rows = range(len(tokens) - 1 - len(draft), len(tokens))
             else:
                 rows = range(0)
             wanted += rows
@@ -72,8 +75,8 @@ class Runner:
             depth=_depth(plan),
             steer_TG=_steer(plan),
         )
-        out = self._model(packed, PagedMemory(self._pages, segments))
-        sizes = [num_tokens for _, num_tokens in plan]
+        out = self._model(packed, PagedMemory(self.pages, segments))
+        sizes = [work.num_rows for work in plan]
         hidden, logits = out.hidden_TD.split(sizes), out.logits_NV.split(num_wanted)
         read = readings(out.trace, self._model.config, sizes)
         return [Rows(*rows) for rows in zip(hidden, logits, read, strict=True)]
@@ -84,14 +87,11 @@ def _cache_dtype(model: Transformer, config: EngineConfig) -> torch.dtype:
     is_native = has_native_layers(model)
     if config.cache_dtype == "auto":
         return torch.bfloat16 if is_native else DTYPES[config.dtype]
-    is_dense = model.config.think is None  # later loops are PyTorch's, which reads no int8
-    if config.cache_dtype == config.dtype or (
-        is_native and (is_dense or config.cache_dtype != "int8")
-    ):
+    if is_native or config.cache_dtype == config.dtype:
         return DTYPES[config.cache_dtype]
     raise ConfigError(
-        f"a cache in {config.cache_dtype} needs a dense model in blocks of 4 or 8 bits and native "
-        f"kernels: leave cache_dtype out, or set it to {config.dtype}"
+        f"a cache in {config.cache_dtype} needs native kernels and a model in blocks of 4 or 8 "
+        f"bits without summary slots: leave cache_dtype out, or set it to {config.dtype}"
     )
 
 
@@ -100,7 +100,7 @@ def _depth(plan: list[Work]) -> Depth | None:
     asked = [work.sequence.request.thinking for work in plan]
     if all(thinking.max_loops == 1 for thinking in asked):
         return None
-    sizes = torch.tensor([work.num_tokens for work in plan])
+    sizes = torch.tensor([work.num_rows for work in plan])
     return Depth(
         torch.tensor([thinking.max_loops for thinking in asked]).repeat_interleave(sizes),
         torch.tensor([thinking.is_automatic for thinking in asked]).repeat_interleave(sizes),
@@ -112,6 +112,6 @@ def _steer(plan: list[Work]) -> Tensor | None:
     asked = [work.sequence.request.steer for work in plan]
     if not any(asked):
         return None
-    sizes = torch.tensor([work.num_tokens for work in plan])
+    sizes = torch.tensor([work.num_rows for work in plan])
     steer_SG = torch.tensor([steer or (0.0,) * len(CLUSTERS) for steer in asked])
     return steer_SG.repeat_interleave(sizes, dim=0)

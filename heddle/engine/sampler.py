@@ -15,6 +15,7 @@ from torch import Tensor
 
 from heddle.engine.grammar import Constraint
 from heddle.engine.request import Sampling, TokenEvent, TopLogprobs
+from heddle.errors import EngineError
 
 
 class Sampler:
@@ -30,7 +31,15 @@ class Sampler:
         self._bias = torch.tensor(list(sampling.logit_bias.values()), dtype=torch.float32)
 
     def draw(self, logits_V: Tensor, constraint: Constraint | None) -> TokenEvent:
-        """Choose a token from float32 logits and report what was asked for about it."""
+        """Choose a token from float32 logits and report what was asked for about it.
+
+        Raises EngineError for logits among which is one that is not a number.
+        """
+        if logits_V.max().isnan():
+            raise EngineError(
+                "the model computed something that is not a number: its weights are corrupt, or "
+                "their training went wrong"
+            )
         adjusted_V = self._adjust(logits_V)
         if constraint is not None:
             adjusted_V = constraint.mask(adjusted_V)

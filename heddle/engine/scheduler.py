@@ -1,73 +1,57 @@
 """Which sequence runs how many tokens in the next step, and who waits.
 
-Every generating sequence gets its one token; what is left of the step goes to prompts, oldest
-first. When pages run out the youngest sequence gives its own back and waits to be computed again.
+Every generating sequence gets its one token, and guesses at the next ones where they pay; what is
+left of the step's time goes to prompts. When pages run out the least urgent sequence gives its own
+back and waits to be computed again.
 """
 
 import bisect
-from typing import NamedTuple
 
 from heddle.engine.cache import PageCache
 from heddle.engine.config import EngineConfig
-from heddle.engine.sequence import Sequence
-
-
-class Work(NamedTuple):
-    """Run the next `num_tokens` pending tokens of `sequence`."""
-
-    sequence: Sequence
-    num_tokens: int
+from heddle.engine.pace import Pace
+from heddle.engine.room import LEAST_TOKENS, Room
+from heddle.engine.sequence import Sequence, Work
+from heddle.engine.waiting import Waiting
 
 
 class Scheduler:
-    """Holds every live sequence, waiting (most urgent first) or running (oldest first)."""
+    """Holds every live sequence, waiting or running (oldest first)."""
 
-    def __init__(self, config: EngineConfig, cache: PageCache):
-        self._config, self._cache = config, cache
+    def __init__(self, config: EngineConfig, cache: PageCache, pace: Pace):
+        self._config, self._cache, self._pace = config, cache, pace
         self._page_tokens = cache.page_tokens
-        self.waiting: list[Sequence] = []
+        self._waiting = Waiting()
         self.running: list[Sequence] = []
         self.num_preempted = 0
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence behind those of the same priority that came before it."""
-        bisect.insort(self.waiting, sequence, key=_urgency)
+        """Queue a sequence."""
+        self._waiting.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence, running or waiting; its full pages stay findable."""
         if sequence in self.running:
             self.running.remove(sequence)
         else:
-            self.waiting.remove(sequence)
+            self._waiting.remove(sequence)
         self._give_back(sequence)
 
     def plan(self) -> list[Work]:
         """Choose the next step's work and see that its pages exist."""
-        work = [
-            Work(sequence, 1)
-            for sequence in list(self.running)
-            if sequence.is_generating and self._reserve(sequence, 1)
-        ]
-        work = [item for item in work if item.sequence in self.running]  # not preempted since
-        limit = self._config.shared_step_tokens if work else self._config.step_tokens
-        room = limit - len(work)
         for sequence in list(self.running):
-            if room and sequence in self.running and not sequence.is_generating:
-                room -= self._plan_prompt(sequence, room, work)
-        while room and self.waiting and len(self.running) < self._config.max_running:
-            sequence = self._admit()
-            if sequence is None:
+            if sequence.is_generating and sequence in self.running:
+                self._reserve(sequence, 1)
+        generating = [sequence for sequence in self.running if sequence.is_generating]
+        work = self._with_guesses(generating)
+        while len(self._waiting) and len(self.running) < self._config.max_running:
+            if not self._admit():
                 break
-            num_planned = self._plan_prompt(sequence, room, work)
-            if not num_planned:
-                break
-            room -= num_planned
-        return work
+        return work + self._plan_prompts(work)
 
-    def computed(self, work: Work) -> None:
-        """Note that a piece of work is done and make its full pages findable."""
-        sequence, page_tokens = work.sequence, self._page_tokens
-        sequence.num_computed += work.num_tokens
+    def remember(self, sequence: Sequence) -> None:
+        """Make the pages findable that a step has filled."""
+        page_tokens = self._page_tokens
         for index in range(sequence.num_remembered_pages, sequence.num_computed // page_tokens):
             self._cache.remember(
                 sequence.pages[index],
@@ -77,35 +61,82 @@ class Scheduler:
             )
             sequence.num_remembered_pages = index + 1
 
-    def _plan_prompt(self, sequence: Sequence, room: int, work: list[Work]) -> int:
-        num_tokens = min(sequence.num_pending, room)
-        if not self._reserve(sequence, num_tokens, may_preempt=not work):
-            return 0
-        work.append(Work(sequence, num_tokens))
-        return num_tokens
+    def _with_guesses(self, generating: list[Sequence]) -> list[Work]:
+        """Add guesses to sequences' tokens; they take no page that a token could have wanted."""
+        work: list[Work] = []
+        num_rows, num_expected = len(generating), float(len(generating))
+        most_rows = self._config.step_tokens - LEAST_TOKENS
+        for sequence in generating:
+            draft: list[int] = []
+            most = min(self._most_guesses(sequence), most_rows - num_rows)
+            if sequence.speculation is not None and most > 0:
+                draft = sequence.speculation.draft(
+                    sequence.tokens,
+                    self._pace.cost,
+                    num_rows=num_rows,
+                    num_expected=num_expected,
+                    most=most,
+                )
+                self._reserve(sequence, 1 + len(draft))
+                num_rows += len(draft)
+                num_expected += sequence.speculation.expected(len(draft))
+            work.append(Work(sequence, 1, tuple(draft)))
+        return work
 
-    def _admit(self) -> Sequence | None:
-        """Move the most urgent sequence that may start now to the running ones."""
-        for place, sequence in enumerate(self.waiting):
+    def _most_guesses(self, sequence: Sequence) -> int:
+        """Return how many guesses a sequence has use and pages for."""
+        free = len(sequence.pages) + self._cache.num_available
+        return min(
+            self._config.draft_tokens,
+            sequence.request.max_new_tokens - sequence.num_generated - 1,
+            free * self._page_tokens - sequence.num_computed - 1,
+        )
+
+    def _plan_prompts(self, generating: list[Work]) -> list[Work]:
+        config, num_rows = self._config, sum(work.num_rows for work in generating)
+        limit_s = config.shared_step_s if generating else config.step_s
+        seconds = max(0.0, limit_s - self._pace.rows_s(num_rows))
+        room = Room(self._pace, seconds=seconds, num_tokens=config.step_tokens - num_rows)
+        prompts = [sequence for sequence in self.running if not sequence.is_generating]
+        work: list[Work] = []
+        for sequence, num_tokens in room.divide(prompts).items():
+            if sequence not in self.running:  # another one took its pages
+                continue
+            if self._reserve(sequence, num_tokens, may_preempt=not generating and not work):
+                work.append(Work(sequence, num_tokens))
+        return work
+
+    def _admit(self) -> bool:
+        """Move the sequence whose turn it is to the running ones, if one may start now."""
+        for sequence in self._waiting.in_turn(self.running):
             shareable = sequence.tokens[: sequence.num_shareable + 1]
             shared = self._cache.match(shareable, sequence.variant)
             if self._waits_for_prefix(sequence, len(shared)):
                 continue
-            num_pages = -(-len(sequence.tokens) // self._page_tokens)
-            num_idle_shared = sum(self._cache.is_idle(page) for page in shared)
-            if self.running and (
-                num_pages - len(shared) > self._cache.num_available - num_idle_shared
-            ):
-                return None  # let the running ones end; smaller requests must not overtake for ever
-            del self.waiting[place]
+            if self.running and not self._has_pages_for(sequence, shared):
+                return (
+                    False  # let the running ones end; smaller requests must not overtake for ever
+                )
+            self._waiting.take(sequence)
             self._cache.take(shared)
             sequence.pages = shared
             sequence.num_computed = len(shared) * self._page_tokens
             sequence.num_remembered_pages = len(shared)
             sequence.start()
             bisect.insort(self.running, sequence, key=lambda other: other.arrival)
-            return sequence
-        return None
+            return True
+        return False
+
+    def _has_pages_for(self, sequence: Sequence, shared: list[int]) -> bool:
+        """Whether its tokens and those of the running prompts have pages."""
+        num_promised = sum(self._num_pages(other) - len(other.pages) for other in self.running)
+        num_idle_shared = sum(self._cache.is_idle(page) for page in shared)
+        num_free = self._cache.num_available - num_idle_shared - num_promised
+        return self._num_pages(sequence) - len(shared) <= num_free
+
+    def _num_pages(self, sequence: Sequence) -> int:
+        """Return how many pages a sequence needs for the tokens it has, or holds already."""
+        return max(len(sequence.pages), -(-len(sequence.tokens) // self._page_tokens))
 
     def _waits_for_prefix(self, sequence: Sequence, num_shared_pages: int) -> bool:
         """Whether a running prompt is about to compute a page that this sequence could share."""
@@ -128,7 +159,7 @@ class Scheduler:
             if page is not None:
                 sequence.pages.append(page)
                 continue
-            victim = self.running[-1]
+            victim = max(self.running, key=_rank)
             if not may_preempt and victim is not sequence:
                 return False
             self._preempt(victim)
@@ -149,5 +180,6 @@ class Scheduler:
         sequence.num_remembered_pages = 0
 
 
-def _urgency(sequence: Sequence) -> tuple[int, int]:
-    return (-sequence.request.priority, sequence.arrival)
+def _rank(sequence: Sequence) -> tuple[int, int]:
+    """Return what is highest for the sequence that others may take pages from first."""
+    return -sequence.request.priority, sequence.arrival

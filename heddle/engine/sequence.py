@@ -1,8 +1,12 @@
-"""A request on its way through the engine: its tokens so far, its pages, its clock."""
+"""A request on its way through the engine: its tokens so far, its pages, its clock.
+
+And `Work`, what a step does for it.
+"""
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -18,6 +22,7 @@ from heddle.engine.request import (
     TopLogprobs,
 )
 from heddle.engine.sampler import Sampler
+from heddle.engine.speculation import Speculation
 from heddle.engine.spending import Spending
 from heddle.errors import HeddleError
 
@@ -33,6 +38,7 @@ class Sequence:
     sampler: Sampler
     constraint: Constraint | None
     spending: Spending
+    speculation: Speculation | None
     arrival: int
     tokens: list[int] = field(init=False)
     pages: list[int] = field(default_factory=list)
@@ -115,3 +121,16 @@ class Sequence:
             error=error,
             compute=self.spending.compute(),
         )
+
+
+class Work(NamedTuple):
+    """Run the next `num_tokens` pending tokens of `sequence`, and guesses at what follows them."""
+
+    sequence: Sequence
+    num_tokens: int
+    draft: tuple[int, ...] = ()
+
+    @property
+    def num_rows(self) -> int:
+        """Tokens that the step computes for the sequence."""
+        return self.num_tokens + len(self.draft)

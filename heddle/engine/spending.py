@@ -50,6 +50,7 @@ class Spending:
         self._num_attended = 0
         self._first_channels = 0.0
         self._channels = 0.0
+        self._num_guesses = 0
 
     def add(self, reading: Reading | None, *, first: int, num: int) -> None:
         """Count `num` tokens from position `first` on."""
@@ -62,6 +63,19 @@ class Spending:
             self._cluster_sums[cluster] += share
         self._first_channels += float(reading.first_channels_N.sum())
         self._channels += float(reading.channels_N.sum())
+
+    def add_guesses(self, *, first: int, num: int) -> None:
+        """Count the work on `num` guessed tokens from position `first` on.
+
+        `keep_guess` is for those that come true. Only dense networks guess.
+        """
+        self._num_attended += keys_attended(self._config, first=first, num=num)
+        self._num_guesses += num
+
+    def keep_guess(self) -> None:
+        """Count a guess that came true as a token like any other."""
+        self._num_guesses -= 1
+        self._loops[1] += 1
 
     def compute(self) -> Compute:
         """Return the sums as a request reports them."""
@@ -94,7 +108,7 @@ class Spending:
     def _flops(self, *, num_again: int, channels: float) -> float:
         return forward_flops(
             self._config,
-            num_tokens=self._loops.total(),
+            num_tokens=self._loops.total() + self._num_guesses,
             num_attended=self._num_attended,
             num_again=num_again,
             expert_channels=channels,

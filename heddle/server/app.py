@@ -13,7 +13,6 @@ from heddle.server.failures import install_handlers
 from heddle.server.gate import Admission, HostCheck, KeyCheck
 from heddle.server.headers import SecurityHeaders
 from heddle.server.keys import KeyStore
-from heddle.server.limits import Limits
 from heddle.server.page import add_pages
 from heddle.server.served import Served
 from heddle.server.settings import ServerSettings
@@ -45,11 +44,6 @@ def build_app(engine: Engine, settings: ServerSettings) -> FastAPI:
 
 def _layers(served: Served) -> list[Middleware]:
     settings, metrics = served.settings, served.metrics
-    limits = Limits(
-        max_open=settings.max_open,
-        max_open_per_caller=settings.max_open_per_caller,
-        requests_per_minute=settings.requests_per_minute,
-    )
     layers = [Middleware(Access, metrics=metrics), Middleware(SecurityHeaders)]
     if settings.on_loopback:
         layers.append(Middleware(HostCheck, allowed_hosts=settings.allowed_hosts))
@@ -65,6 +59,6 @@ def _layers(served: Served) -> list[Middleware]:
         )
     keys = KeyStore(settings.keys_path)
     layers.append(Middleware(KeyCheck, keys=keys, required=settings.keys_required))
-    layers.append(Middleware(Admission, limits=limits, metrics=metrics))
+    layers.append(Middleware(Admission, limits=served.limits, metrics=metrics))
     layers.append(Middleware(BodyLimit, max_bytes=settings.max_body_bytes))
     return layers

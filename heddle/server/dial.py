@@ -20,16 +20,23 @@ Depth = int | Literal["auto"]
 
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """What a caller may ask for at most; `max_loops` None is whatever the model has."""
+    """What a caller may ask for at most.
+
+    `max_loops` None is whatever the model has; `max_open_tokens`, of all its requests under way
+    together, None is the server's own limit and 0 is none.
+    """
 
     max_loops: int | None = None
     steer: float = MAX_STEER
+    max_open_tokens: int | None = None
 
     def __post_init__(self):
         if self.max_loops is not None and self.max_loops < 1:
             raise ConfigError(f"max_loops must be at least 1, not {self.max_loops}")
         if not 0 <= self.steer <= MAX_STEER:
             raise ConfigError(f"steer_bound must lie between 0 and {MAX_STEER:g}, not {self.steer}")
+        if self.max_open_tokens is not None and self.max_open_tokens < 0:
+            raise ConfigError(f"max_open_tokens must not be negative, not {self.max_open_tokens}")
 
 
 ANYTHING = Bounds()

@@ -15,6 +15,7 @@ from heddle.engine.request import Embedded
 from heddle.engine.request import Request as EngineRequest
 from heddle.errors import RequestError
 from heddle.server.disconnect import unless_disconnected
+from heddle.server.record import RequestRecord
 from heddle.server.served import Served, served_by
 from heddle.server.submission import Submission
 from heddle.server.wire import EmbeddingRequest, texts_or_ids
@@ -38,7 +39,9 @@ async def create_embeddings(body: EmbeddingRequest, request: Request) -> Respons
         )
     prompts = await asyncio.to_thread(lambda: [served.prompt_ids(one) for one in inputs])
     num_tokens = request.state.record.num_prompt_tokens = sum(map(len, prompts))
-    vectors = await unless_disconnected(request.receive, _embed(served, prompts))
+    vectors = await unless_disconnected(
+        request.receive, _embed(served, prompts, request.state.record)
+    )
     encode = _base64 if body.encoding_format == "base64" else list
     data: list[dict[str, Any]] = [
         {"object": "embedding", "index": index, "embedding": encode(vector)}
@@ -56,7 +59,9 @@ async def create_embeddings(body: EmbeddingRequest, request: Request) -> Respons
     )
 
 
-async def _embed(served: Served, prompts: Sequence[tuple[int, ...]]) -> list[list[float]]:
+async def _embed(
+    served: Served, prompts: Sequence[tuple[int, ...]], record: RequestRecord
+) -> list[list[float]]:
     vectors: list[list[float]] = [[] for _ in prompts]
     for start in range(0, len(prompts), NUM_AT_ONCE):
         requests = [
@@ -65,7 +70,8 @@ async def _embed(served: Served, prompts: Sequence[tuple[int, ...]]) -> list[lis
             )
             for prompt in prompts[start : start + NUM_AT_ONCE]
         ]
-        async with Submission(served.engine, requests) as submission:
+        limits = served.limits
+        async with Submission(served.engine, requests, record=record, limits=limits) as submission:
             async for arrivals in submission.arrivals():
                 for index, event, _ in arrivals:
                     if isinstance(event, Embedded):

@@ -15,7 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from heddle.errors import BusyError, ContextLengthError, HeddleError, RequestError
+from heddle.errors import BusyError, ContextLengthError, HeddleError, QuotaError, RequestError
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,13 @@ def failure_of(error: HeddleError) -> Failure:
                 message=str(error),
                 parameter=error.parameter,
                 code=error.code or "invalid_value",
+            )
+        case QuotaError():
+            return Failure(
+                status=429,
+                message=str(error),
+                code="too_many_open_tokens",
+                retry_after_s=error.retry_after_s,
             )
         case BusyError():
             return Failure(

@@ -25,7 +25,7 @@ from heddle.server.dial import ANYTHING, MAX_STEER, Bounds
 PREFIX = "hdl-"
 ALPHABET = string.ascii_letters + string.digits
 NUM_RANDOM = 40
-COLUMNS = "id, name, created_at, revoked_at, max_loops, steer_bound"
+COLUMNS = "id, name, created_at, revoked_at, max_loops, steer_bound, max_open_tokens"
 # Each makes a file of the version before it the next one; `user_version` counts them.
 VERSIONS = (
     """
@@ -36,6 +36,7 @@ VERSIONS = (
     """,
     "ALTER TABLE keys ADD COLUMN max_loops INTEGER",
     f"ALTER TABLE keys ADD COLUMN steer_bound REAL NOT NULL DEFAULT {MAX_STEER}",
+    "ALTER TABLE keys ADD COLUMN max_open_tokens INTEGER",
 )
 
 
@@ -49,11 +50,16 @@ class KeyRecord:
     revoked_at: float | None
     max_loops: int | None
     steer_bound: float
+    max_open_tokens: int | None
 
     @property
     def bounds(self) -> Bounds:
         """What its holder may ask for."""
-        return Bounds(max_loops=self.max_loops, steer=self.steer_bound)
+        return Bounds(
+            max_loops=self.max_loops,
+            steer=self.steer_bound,
+            max_open_tokens=self.max_open_tokens,
+        )
 
 
 def _digest(secret: str) -> bytes:
@@ -89,8 +95,8 @@ class KeyStore:
         row = (f"key_{secrets.token_hex(4)}", name, _digest(secret), time.time())
         with self._open() as database:
             database.execute(
-                "INSERT INTO keys VALUES (?, ?, ?, ?, NULL, ?, ?)",
-                (*row, bounds.max_loops, bounds.steer),
+                "INSERT INTO keys VALUES (?, ?, ?, ?, NULL, ?, ?, ?)",
+                (*row, bounds.max_loops, bounds.steer, bounds.max_open_tokens),
             )
         return secret
 

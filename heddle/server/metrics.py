@@ -20,6 +20,8 @@ ENGINE_METRICS = (
     ("num_remembered_pages", "heddle_engine_remembered_pages", GAUGE, "Pages findable by prefix"),
     ("num_steps", "heddle_engine_steps", COUNTER, "Forward passes"),
     ("num_preempted", "heddle_engine_preempted", COUNTER, "Sequences put back for want of pages"),
+    ("num_guessed_tokens", "heddle_engine_guessed_tokens", COUNTER, "Tokens run on a guess"),
+    ("num_true_guesses", "heddle_engine_true_guesses", COUNTER, "Those of them that held"),
     ("num_loops", "heddle_engine_loops", COUNTER, "Passes of tokens through the thinking block"),
     ("flops", "heddle_engine_flops", COUNTER, "Floating-point operations"),
     ("uptime_s", "heddle_engine_uptime_seconds", GAUGE, "Time since the engine started"),

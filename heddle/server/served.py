@@ -8,6 +8,7 @@ import heddle
 from heddle.engine.engine import Engine
 from heddle.errors import RequestError
 from heddle.server.dial import Dials
+from heddle.server.limits import Limits
 from heddle.server.metrics import Metrics
 from heddle.server.settings import ServerSettings
 from heddle.server.turn import Turn, TurnRun
@@ -23,6 +24,12 @@ class Served:
         self.engine = engine
         self.settings = settings
         self.metrics = Metrics(engine.stats)
+        self.limits = Limits(
+            max_open=settings.max_open,
+            max_open_per_caller=settings.max_open_per_caller,
+            max_open_tokens_per_caller=settings.max_open_tokens_per_caller,
+            requests_per_minute=settings.requests_per_minute,
+        )
         self.model_id = checkpoint.name
         self.dials = Dials(
             model_id=checkpoint.name,
@@ -73,8 +80,14 @@ class Served:
                 parameter="n",
                 code="too_many_choices",
             )
-        record = request.state.record
-        return TurnRun(self.engine, self.tokenizer, turns, record=record, metrics=self.metrics)
+        return TurnRun(
+            self.engine,
+            self.tokenizer,
+            turns,
+            record=request.state.record,
+            metrics=self.metrics,
+            limits=self.limits,
+        )
 
 
 def served_by(request: Request) -> Served:

@@ -21,12 +21,14 @@ class ServerSettings:
     one. `allowed_hosts` are further names that a server on loopback answers to, say behind a proxy.
     `allowed_origins` are web pages of other origins that may call the API (CORS). `max_choices`
     bounds the answers of one request (`n` times its prompts), `max_inputs` the texts of one
-    embeddings request. `requests_per_minute` and `max_open_per_caller` hold for each key, or for
-    each address where no key is sent; 0 is no limit. `max_open` bounds all requests under way
-    together. `read_timeout_s` is how long a client may take to send a request, `write_timeout_s`
-    how long it may read nothing while an answer waits, `heartbeat_s` how long a stream stays silent
-    before a comment is sent, `think` how deep a request thinks that does not say (loops, or "auto":
-    as each token needs), `drain_timeout_s` how long running answers may go on after SIGTERM.
+    embeddings request. `requests_per_minute`, `max_open_per_caller` and
+    `max_open_tokens_per_caller`, tokens of prompts and of answers at their longest, hold for each
+    key, or for each address where no key is sent; 0 is no limit. `max_open` bounds all requests
+    under way together. `read_timeout_s` is how long a client may take to send a request,
+    `write_timeout_s` how long it may read nothing while an answer waits, `heartbeat_s` how long a
+    stream stays silent before a comment is sent, `think` how deep a request thinks that does not
+    say (loops, or "auto": as each token needs), `drain_timeout_s` how long running answers may go
+    on after SIGTERM.
     """
 
     host: str = "127.0.0.1"
@@ -40,6 +42,7 @@ class ServerSettings:
     max_inputs: int = 256
     max_open: int = 256
     max_open_per_caller: int = 0
+    max_open_tokens_per_caller: int = 0
     requests_per_minute: int = 0
     read_timeout_s: float = 60.0
     write_timeout_s: float = 60.0
@@ -61,7 +64,12 @@ class ServerSettings:
         ):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"{name} must be positive, not {getattr(self, name)}")
-        for name in ("max_open_per_caller", "requests_per_minute", "drain_timeout_s"):
+        for name in (
+            "max_open_per_caller",
+            "max_open_tokens_per_caller",
+            "requests_per_minute",
+            "drain_timeout_s",
+        ):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} must not be negative, not {getattr(self, name)}")
         if self.think != "auto" and self.think < 1:

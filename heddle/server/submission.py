@@ -3,12 +3,15 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
 from heddle.engine.engine import Engine
 from heddle.engine.request import Event, Finished, Request
 from heddle.errors import EngineError
+from heddle.server.limits import Limits
+from heddle.server.record import RequestRecord
 
 
 class Arrival(NamedTuple):
@@ -22,13 +25,18 @@ class Arrival(NamedTuple):
 class Submission:
     """Submits requests on entering and cancels, on leaving, those that have not finished.
 
+    In between their tokens count towards the caller's limit; to the engine the caller is a tenant.
     Waiting events are held until the client takes them, at most as many as its requests may have
     tokens; the client takes all that wait at once, so a slow one gets fewer and longer pieces.
     """
 
-    def __init__(self, engine: Engine, requests: Sequence[Request]):
+    def __init__(
+        self, engine: Engine, requests: Sequence[Request], *, record: RequestRecord, limits: Limits
+    ):
         self._engine = engine
-        self._requests = requests
+        self._requests = [replace(request, tenant=record.caller) for request in requests]
+        self._num_tokens = sum(len(each.prompt) + each.max_new_tokens for each in requests)
+        self._record, self._limits = record, limits
         self._unfinished: set[int] = set()
         self._cancelled: set[int] = set()
         self._arrivals: list[Arrival] = []
@@ -37,15 +45,18 @@ class Submission:
         self._left = False
 
     async def __aenter__(self) -> "Submission":
+        most = self._record.bounds.max_open_tokens
+        self._limits.take_tokens(self._record.caller, self._num_tokens, most=most)
         try:
             await asyncio.to_thread(self._submit)
         except BaseException:
-            self._leave()
+            await self.__aexit__()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._leave()
+        self._limits.give_back_tokens(self._record.caller, self._num_tokens)
 
     def cancel(self, index: int) -> None:
         """End one request early; its `Finished` still comes."""

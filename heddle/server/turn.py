@@ -14,6 +14,7 @@ from heddle.engine.request import Finished, PromptScored, Request, Sampling, Tok
 from heddle.errors import ContextLengthError
 from heddle.server.choice import Choice, Piece
 from heddle.server.dial import DialSetting
+from heddle.server.limits import Limits
 from heddle.server.metrics import Metrics
 from heddle.server.record import RequestRecord
 from heddle.server.spent import Spent
@@ -114,6 +115,7 @@ class TurnRun:
         *,
         record: RequestRecord,
         metrics: Metrics,
+        limits: Limits,
     ):
         each = [(turn, number) for turn in turns for number in range(turn.num_choices)]
         self.choices = [
@@ -133,7 +135,8 @@ class TurnRun:
         self._record = record
         self._metrics = metrics
         self._token_at: list[float | None] = [None] * len(each)
-        self._submission = Submission(engine, [_request(engine, *pair) for pair in each])
+        requests = [_request(engine, *pair) for pair in each]
+        self._submission = Submission(engine, requests, record=record, limits=limits)
 
     async def __aenter__(self) -> "TurnRun":
         self._record.num_prompt_tokens = self.usage.num_prompt_tokens

@@ -30,11 +30,14 @@ def test_json_of_create_holds_name_and_key(heddle):
 
 
 def test_a_key_keeps_its_bounds(heddle, tmp_path):
-    secret = heddle("create", "intern", "--max-loops", "4", "--steer-bound", "0.5").stdout.strip()
-    assert KeyStore(tmp_path / "keys.sqlite").check(secret).bounds == Bounds(max_loops=4, steer=0.5)
+    bounds = ("--max-loops", "4", "--steer-bound", "0.5", "--max-open-tokens", "9000")
+    secret = heddle("create", "intern", *bounds).stdout.strip()
+    kept = Bounds(max_loops=4, steer=0.5, max_open_tokens=9000)
+    assert KeyStore(tmp_path / "keys.sqlite").check(secret).bounds == kept
     (listed,) = json.loads(heddle("list", "--json").stdout)
-    assert (listed["max_loops"], listed["steer_bound"]) == (4, 0.5)
-    assert "±0.5" in heddle("list").stdout
+    assert (listed["max_loops"], listed["steer_bound"], listed["max_open_tokens"]) == (4, 0.5, 9000)
+    shown = heddle("list").stdout
+    assert "±0.5" in shown and "9000" in shown
 
 
 def test_an_unknown_id_is_an_error(heddle):

@@ -1,7 +1,6 @@
 """Adaptive greedy decoding is the plain forward's, whatever the depth, the steering, the batch."""
 
 import random
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,18 +10,12 @@ from heddle.engine.engine import Engine
 from heddle.engine.request import Thinking, TokenEvent
 from heddle.errors import RequestError
 from heddle.model.batch import Depth, pack
-from heddle.weights.checkpoint import open_checkpoint
 from tests.engine.collect import ask
-from tests.model.test_adaptive import THINK, lively
-from tests.model.test_memory import CONFIG, PAGED, forgetful
+from tests.engine.conftest import MODELS
+from tests.model.test_adaptive import THINK
 from tests.tiny import save_tiny
 
-MODELS = {
-    "loops": forgetful(replace(CONFIG, memory=None, fabric=None)),
-    "experts": lively(replace(CONFIG, memory=None)),
-    "memory": forgetful(),
-    "pages": forgetful(PAGED),
-}
+ADAPTIVE = ("loops", "experts", "memory", "pages")
 DEEP, AUTO = Thinking(max_loops=3), Thinking(max_loops=4, is_automatic=True)
 STEER = (0.0, 2.0, -1.0, 0.5, 0.0)
 
@@ -43,27 +36,6 @@ def whole(kind: str, tokens: list[int], thinking: Thinking, steer=None):
     return MODELS[kind](pack([tokens])._replace(depth=depth, steer_TG=steer_TG))
 
 
-@pytest.fixture
-def engine_for(tmp_path):
-    engines: list[Engine] = []
-
-    def start(kind: str, **settings) -> Engine:
-        model = MODELS[kind]
-        checkpoint = replace(
-            open_checkpoint(save_tiny(tmp_path / kind)),
-            config=model.config,
-            tensors={name: [tensor] for name, tensor in model.state_dict().items()},
-        )
-        engines.append(Engine(checkpoint, EngineConfig(threads=1, **settings)))
-        return engines[-1]
-
-    yield start
-    for engine in engines:
-        engine.close()
-        engine._cache.check()
-        assert engine.stats().num_used_pages == 0
-
-
 def assert_follows(kind: str, answer, thinking: Thinking, steer=None) -> None:
     """Every token is one of the plain forward's best, but for rounding, and so are its loops."""
     tokens = [*answer.request.prompt, *answer.tokens]
@@ -77,7 +49,7 @@ def assert_follows(kind: str, answer, thinking: Thinking, steer=None) -> None:
             assert event.clusters == pytest.approx(out.trace.cluster_TG[place].tolist(), abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", ADAPTIVE)
 @pytest.mark.parametrize("thinking", [Thinking(), DEEP, AUTO])
 def test_cached_is_uncached(engine_for, kind, thinking):
     engine = engine_for(kind)

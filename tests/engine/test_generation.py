@@ -2,14 +2,13 @@
 
 import random
 
-import pytest
 import torch
 
 from heddle.engine.engine import Engine
 from heddle.model.batch import pack
 from heddle.model.memory import WholeSequences
 from tests.engine.collect import ask
-from tests.tiny import tiny_config, tiny_engine, tiny_model
+from tests.tiny import tiny_config, tiny_model
 
 
 def prompts(count: int, *, low: int = 3, high: int = 120, seed: int = 0) -> list[list[int]]:
@@ -35,45 +34,30 @@ def plain_greedy(prompt: list[int], num_tokens: int) -> list[int]:
 EXPECTED = {tuple(prompt): plain_greedy(prompt, 16) for prompt in prompts(10)}
 
 
-@pytest.fixture
-def engine_with(tmp_path):
-    engines: list[Engine] = []
-
-    def start(**settings) -> Engine:
-        engines.append(tiny_engine(tmp_path / "tiny", **settings))
-        return engines[-1]
-
-    yield start
-    for engine in engines:
-        engine.close()
-        engine._cache.check()
-        assert engine.stats().num_used_pages == 0
-
-
 def assert_all_as_expected(engine: Engine) -> None:
     answers = {prompt: ask(engine, list(prompt)) for prompt in EXPECTED}
     for prompt, tokens in EXPECTED.items():
         assert answers[prompt].tokens == tokens
 
 
-def test_alone(engine_with):
-    engine = engine_with()
+def test_alone(engine_for):
+    engine = engine_for()
     for prompt, tokens in EXPECTED.items():
         assert ask(engine, list(prompt)).tokens == tokens
 
 
-def test_batched(engine_with):
-    assert_all_as_expected(engine_with())
+def test_batched(engine_for):
+    assert_all_as_expected(engine_for())
 
 
-def test_chunked(engine_with):
-    engine = engine_with(step_tokens=20, shared_step_tokens=18)
+def test_chunked(engine_for):
+    engine = engine_for(step_tokens=20, shared_step_tokens=18)
     assert_all_as_expected(engine)
     assert engine.stats().num_steps > 40
 
 
-def test_after_prefix_hits(engine_with):
-    engine = engine_with()
+def test_after_prefix_hits(engine_for):
+    engine = engine_for()
     assert_all_as_expected(engine)
     again = {prompt: ask(engine, list(prompt)) for prompt in EXPECTED}
     for prompt, tokens in EXPECTED.items():
@@ -81,14 +65,14 @@ def test_after_prefix_hits(engine_with):
         assert again[prompt].finished.num_cached_tokens == (len(prompt) - 1) // 16 * 16
 
 
-def test_after_preemption(engine_with):
-    engine = engine_with(cache_tokens=192)
+def test_after_preemption(engine_for):
+    engine = engine_for(cache_tokens=192)
     assert_all_as_expected(engine)
     assert engine.stats().num_preempted > 0
 
 
-def test_equal_prompts_compute_their_prefix_once(engine_with):
-    engine = engine_with()
+def test_equal_prompts_compute_their_prefix_once(engine_for):
+    engine = engine_for()
     prompt = list(max(EXPECTED, key=len))
     answers = [ask(engine, prompt) for _ in range(4)]
     assert [answer.tokens for answer in answers] == [EXPECTED[tuple(prompt)]] * 4
@@ -96,8 +80,8 @@ def test_equal_prompts_compute_their_prefix_once(engine_with):
     assert cached == [0] + [(len(prompt) - 1) // 16 * 16] * 3
 
 
-def test_a_conversation_reuses_its_own_answer(engine_with):
-    engine = engine_with()
+def test_a_conversation_reuses_its_own_answer(engine_for):
+    engine = engine_for()
     prompt = prompts(1, low=60, high=61)[0]
     first = ask(engine, prompt, 40)
     longer = [*prompt, *first.tokens, 7, 8, 9]
@@ -106,8 +90,8 @@ def test_a_conversation_reuses_its_own_answer(engine_with):
     assert second.tokens == plain_greedy(longer, 8)
 
 
-def test_random_arrivals_and_cancels_leave_no_page_behind(engine_with):
-    engine = engine_with(cache_tokens=512, max_running=6)
+def test_random_arrivals_and_cancels_leave_no_page_behind(engine_for):
+    engine = engine_for(cache_tokens=512, max_running=6)
     generator = random.Random(3)
     answers = []
     for prompt in prompts(40, seed=4):

@@ -1,49 +1,18 @@
 """Log-probabilities of prompts are the plain forward's, however the prompts are computed."""
 
 import random
-from dataclasses import replace
 
 import pytest
 import torch
 
-from heddle.engine.config import EngineConfig
 from heddle.engine.engine import Engine
 from heddle.engine.request import PromptScored, Thinking
 from heddle.errors import RequestError
 from heddle.model.batch import pack
-from heddle.weights.checkpoint import open_checkpoint
 from tests.engine.collect import ask
-from tests.model.test_adaptive import lively
-from tests.model.test_memory import CONFIG, forgetful
-from tests.tiny import save_tiny, tiny_config, tiny_model
+from tests.engine.conftest import MODELS
 
 CONTEXT = list(range(5, 75))
-MODELS = {
-    "dense": tiny_model(tiny_config()),
-    "experts": lively(replace(CONFIG, memory=None)),
-    "memory": forgetful(),
-}
-
-
-@pytest.fixture
-def engine_for(tmp_path):
-    engines: list[Engine] = []
-
-    def start(kind: str = "dense", **settings) -> Engine:
-        model = MODELS[kind]
-        checkpoint = replace(
-            open_checkpoint(save_tiny(tmp_path / kind)),
-            config=model.config,
-            tensors={name: [tensor] for name, tensor in model.state_dict().items()},
-        )
-        engines.append(Engine(checkpoint, EngineConfig(threads=1, **settings)))
-        return engines[-1]
-
-    yield start
-    for engine in engines:
-        engine.close()
-        engine._cache.check()
-        assert engine.stats().num_used_pages == 0
 
 
 def score(engine: Engine, tokens: list[int], first: int, **fields):
@@ -68,7 +37,7 @@ def endings(count: int) -> list[list[int]]:
     return [[generator.randrange(3, 512) for _ in range(3 + n % 7)] for n in range(count)]
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", ["dense", "experts", "memory"])
 @pytest.mark.parametrize("step_tokens", [512, 40])
 def test_choices_share_their_context(engine_for, kind, step_tokens):
     engine = engine_for(kind, step_tokens=step_tokens, shared_step_tokens=18)
@@ -99,7 +68,7 @@ def test_no_scored_token_is_taken_from_the_cache(engine_for):
 
 
 def test_after_preemption(engine_for):
-    engine = engine_for(cache_tokens=160, context_length=160, max_running=4, shared_step_tokens=5)
+    engine = engine_for(cache_tokens=160, context_length=160, max_running=4, shared_step_s=1e-6)
     writers = [ask(engine, list(range(start, start + 30)), 60) for start in (100, 200)]
     for writer in writers:
         writer.next()

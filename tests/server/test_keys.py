@@ -46,7 +46,7 @@ def test_a_file_without_bounds_takes_them(tmp_path):
         database.execute("INSERT INTO keys VALUES ('key_old', 'old', ?, 1.0, NULL)", [digest])
     store = KeyStore(path)
     assert store.check("hdl-old").bounds == ANYTHING
-    narrow = Bounds(max_loops=4, steer=0.5)
+    narrow = Bounds(max_loops=4, steer=0.5, max_open_tokens=100)
     assert store.check(store.create("new", narrow)).bounds == narrow
     assert [record.bounds for record in KeyStore(path).list()] == [ANYTHING, narrow]
 
