@@ -30,10 +30,10 @@ class Worker:
         self._process = process
         self.contender = Contender(**self._read())._replace(name=name)
 
-    def generate(self, prompt: Sequence[int], num_new_tokens: int) -> Timing:
-        """Continue `prompt` greedily; raises EngineError when the child has died."""
+    def generate(self, prompts: Sequence[Sequence[int]], num_new_tokens: int) -> Timing:
+        """Continue `prompts` greedily; raises EngineError when the child has died."""
         assert self._process.stdin is not None
-        command = {"prompt": prompt, "num_new_tokens": num_new_tokens}
+        command = {"prompts": prompts, "num_new_tokens": num_new_tokens}
         try:
             self._process.stdin.write(json.dumps(command) + "\n")
             self._process.stdin.flush()
@@ -85,9 +85,15 @@ def compare(
         rounds: list[list[Round]] = [[] for _ in measurements]
         for index in range(num_rounds + 1):
             for measurement, found in zip(measurements, rounds, strict=True):
-                seed = f"{measurement.name} {index}"
-                prompt = prompt_ids(vocab_size, measurement.num_prompt_tokens, seed=seed)
-                result = _run_round(measurement, workers, prompt, backwards=index % 2 == 1)
+                prompts = [
+                    prompt_ids(
+                        vocab_size,
+                        measurement.num_prompt_tokens,
+                        seed=f"{measurement.name} {index} {stream}",
+                    )
+                    for stream in range(measurement.num_streams)
+                ]
+                result = _run_round(measurement, workers, prompts, backwards=index % 2 == 1)
                 if index > 0:
                     found.append(result)
                     on_round(
@@ -100,11 +106,15 @@ def compare(
 
 
 def _run_round(
-    measurement: Measurement, workers: Sequence[Worker], prompt: Sequence[int], *, backwards: bool
+    measurement: Measurement,
+    workers: Sequence[Worker],
+    prompts: Sequence[Sequence[int]],
+    *,
+    backwards: bool,
 ) -> Round:
     timings: dict[str, Timing] = {}
     for worker in reversed(workers) if backwards else workers:
         for _ in range(2 if measurement.repeat else 1):
             time.sleep(SETTLE_S)
-            timings[worker.name] = worker.generate(prompt, measurement.num_new_tokens)
+            timings[worker.name] = worker.generate(prompts, measurement.num_new_tokens)
     return tuple(timings[worker.name] for worker in workers)

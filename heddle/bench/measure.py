@@ -20,15 +20,17 @@ class Contender(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """One greedy continuation as a worker timed it.
+    """Greedy continuations, of one stream or of several side by side, as a worker timed them.
 
-    `first_s` runs from the call to the first token, `rest_s` from there to the last one.
+    `first_s` runs from the call until each stream has its first token, `rest_s` from there until
+    one has its last, in which `num_rest` tokens came. `tokens` are all of them, stream by stream.
     `idle_cpu_s` is the processor time that the worker used between this call and the one before,
     when it should have slept.
     """
 
     first_s: float
     rest_s: float
+    num_rest: int
     tokens: list[int]
     idle_cpu_s: float
 
@@ -37,8 +39,8 @@ class Timing(NamedTuple):
 class Measurement:
     """What every round runs, and the number that its timing becomes.
 
-    With `repeat` the prompt is sent twice and the second answer counts: it finds the prompt in the
-    prefix cache.
+    Each of `num_streams` has a prompt of its own. With `repeat` the prompt is sent twice and the
+    second answer counts: it finds the prompt in the prefix cache.
     """
 
     name: str
@@ -48,16 +50,23 @@ class Measurement:
     value: Callable[[Timing], float]
     higher_is_better: bool
     repeat: bool = False
+    num_streams: int = 1
 
 
-DECODE = Measurement(
-    name="decode",
-    unit="tokens/s",
-    num_prompt_tokens=64,
-    num_new_tokens=97,
-    value=lambda timing: 96 / timing.rest_s,
-    higher_is_better=True,
-)
+def streams(name: str, num_streams: int) -> Measurement:
+    """Return the measurement of tokens a second of answers that are written side by side."""
+    return Measurement(
+        name=name,
+        unit="tokens/s",
+        num_prompt_tokens=64,
+        num_new_tokens=97,
+        value=lambda timing: timing.num_rest / timing.rest_s,
+        higher_is_better=True,
+        num_streams=num_streams,
+    )
+
+
+DECODE = streams("decode", 1)
 PREFILL = Measurement(
     name="prefill",
     unit="tokens/s",

@@ -24,6 +24,7 @@ def comparison_report(found: Sequence[Comparison], *, threads: int, model: str) 
         "rounds": len(main.rounds),
         "prompt_tokens": main.measurement.num_prompt_tokens,
         "new_tokens": main.measurement.num_new_tokens,
+        "streams": main.measurement.num_streams,
         "threads": threads,
         "model": model,
         **_contenders(main),

@@ -1,7 +1,7 @@
 """The child side of a comparison: a process that holds one engine and runs what the parent sends.
 
 Each `worker_*.py` builds its engine from the parent's `WorkerSettings` and calls `serve`. One JSON
-object a line goes each way: `{"prompt", "num_new_tokens"}` in, the fields of `Timing` out. The
+object a line goes each way: `{"prompts", "num_new_tokens"}` in, the fields of `Timing` out. The
 first line out says who is there.
 """
 
@@ -14,16 +14,21 @@ from pathlib import Path
 
 from heddle.bench.measure import Contender, Timing
 from heddle.engine.config import DType
+from heddle.errors import EngineError
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
-    """What an engine of a comparison is given; `dtype` counts only where it can choose."""
+    """What an engine of a comparison is given; `dtype` counts only where it can choose.
+
+    `context_length` is that of all streams together.
+    """
 
     path: str
     threads: int
     context_length: int
     dtype: DType
+    streams: int = 1
 
     @property
     def model_path(self) -> Path:
@@ -32,7 +37,7 @@ class WorkerSettings:
 
 
 Continuation = tuple[list[float], list[int]]
-Continue = Callable[[Sequence[int], int], Continuation]
+Continue = Callable[[Sequence[Sequence[int]], int], list[Continuation]]
 
 
 class PrefixGreedy:
@@ -46,8 +51,9 @@ class PrefixGreedy:
         self._next_token = next_token
         self._kept: list[int] = []
 
-    def generate(self, prompt: Sequence[int], num_new_tokens: int) -> Continuation:
-        """Continue `prompt`; see `serve`."""
+    def generate(self, prompts: Sequence[Sequence[int]], num_new_tokens: int) -> list[Continuation]:
+        """Continue the one prompt; see `serve`."""
+        [prompt] = prompts
         length = 0
         while (
             length < min(len(self._kept), len(prompt) - 1) and self._kept[length] == prompt[length]
@@ -61,7 +67,7 @@ class PrefixGreedy:
             pending = [token]
             tokens.append(token)
         self._kept = [*prompt, *tokens[:-1]]
-        return clocks, tokens
+        return [(clocks, tokens)]
 
 
 def settings_from_parent() -> WorkerSettings:
@@ -77,9 +83,9 @@ def settings_argument(settings: WorkerSettings) -> str:
 def serve(contender: Contender, generate: Continue) -> None:
     """Answer the parent until it closes the pipe.
 
-    `generate(prompt, num_new_tokens)` continues greedily past every stop token and returns the
-    clock (`time.perf_counter`) at each token, and the tokens. It may reuse what it kept of the
-    prompt before.
+    `generate(prompts, num_new_tokens)` continues them side by side, greedily and past every stop
+    token, and returns for each the clock (`time.perf_counter`) at each token, and the tokens. It
+    may reuse what it kept of a prompt before.
     """
     _answer(contender._asdict())
     idle_since = time.process_time()
@@ -87,10 +93,27 @@ def serve(contender: Contender, generate: Continue) -> None:
         idle_cpu_s = time.process_time() - idle_since
         command = json.loads(line)
         started = time.perf_counter()
-        clocks, tokens = generate(command["prompt"], command["num_new_tokens"])
-        timing = Timing(clocks[0] - started, clocks[-1] - clocks[0], tokens, idle_cpu_s)
-        _answer(timing._asdict())
+        found = generate(command["prompts"], command["num_new_tokens"])
+        _answer(timed(found, started=started, idle_cpu_s=idle_cpu_s)._asdict())
         idle_since = time.process_time()
+
+
+def timed(found: list[Continuation], *, started: float, idle_cpu_s: float) -> Timing:
+    """Return what continuations took, from when all have begun until the first is complete.
+
+    Raises EngineError if they never all ran at once.
+    """
+    first = max(clocks[0] for clocks, _ in found)
+    end = min(clocks[-1] for clocks, _ in found)
+    if end < first:
+        raise EngineError("the streams did not run side by side: take fewer, or longer answers")
+    return Timing(
+        first_s=first - started,
+        rest_s=end - first,
+        num_rest=sum(first < clock <= end for clocks, _ in found for clock in clocks),
+        tokens=[token for _, tokens in found for token in tokens],
+        idle_cpu_s=idle_cpu_s,
+    )
 
 
 def _answer(fields: dict) -> None:

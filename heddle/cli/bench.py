@@ -1,7 +1,7 @@
 """`heddle bench`: the measurements of docs/bench.md."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,10 +14,13 @@ from heddle.cli.console import err, out, print_json
 from heddle.errors import ConfigError
 
 if TYPE_CHECKING:
+    from heddle.bench.measure import Measurement
     from heddle.bench.report import Json
+    from heddle.engine.config import DType
 
 app = typer.Typer(no_args_is_help=True, help="Measure speed and memory, beside a peer if asked.")
 
+STREAM_TOKENS = 256  # room for each of several streams
 PEER_PACKAGES = {  # what a peer's worker imports, and what to install for it
     "transformers": (("transformers", "accelerate"), "transformers accelerate"),
     "llama.cpp": (("llama_cpp",), "llama-cpp-python"),
@@ -27,6 +30,13 @@ Peer = Annotated[
     Literal["transformers", "llama.cpp", "base", "none"],
     typer.Option(
         help="Whom to measure beside us, on the same file; base: the model under a delta."
+    ),
+]
+LoadPeer = Annotated[
+    Literal["llama.cpp", "base", "none"],
+    typer.Option(
+        help="Whom to measure beside us: --at-once answers side by side, without HTTP, each engine "
+        "in a process of its own."
     ),
 ]
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds; ours and the peer's alternate.")]
@@ -40,6 +50,7 @@ LengthSeed = Annotated[int, typer.Option(help="Seed of the lengths of prompts an
 TimeLimit = Annotated[
     float, typer.Option(min=1, help="Seconds after which the load ends, finished or not.")
 ]
+PromptTokens = Annotated[int, typer.Option(min=1, help="Tokens of the prompt that is read.")]
 Context = Annotated[int, typer.Option(min=64, help="Tokens of the context that is filled.")]
 
 
@@ -55,38 +66,63 @@ def comparison(name: str) -> Callable[..., None]:
         peer_dtype: PeerDtype = "float32",
         as_json: options.AsJson = False,
     ) -> None:
-        from heddle.bench.compare import BASE, compare
-        from heddle.bench.environment import num_cores
         from heddle.bench.measure import MEASUREMENTS
-        from heddle.bench.report import comparison_report
-        from heddle.bench.worker import WorkerSettings
-        from heddle.cli.download import fetched
-        from heddle.engine.config import DType
 
-        path, threads = fetched(model), threads or num_cores()
-        check_peer(peer, path)
-        files: dict[str, tuple[Path, DType]] = {"heddle": (path, dtype)}
-        if peer == BASE:
-            files[peer] = base_of(path), dtype
-        elif peer != "none":
-            files[peer] = path, peer_dtype
-        contenders = {
-            name: WorkerSettings(
-                path=str(file), threads=threads, context_length=2048, dtype=precision
-            )
-            for name, (file, precision) in files.items()
-        }
-        measurements = MEASUREMENTS[name]
-        with progress(name, rounds * len(measurements)) as step:
-            found = compare(
-                measurements,
-                contenders,
-                num_rounds=rounds,
-                on_round=lambda values: step(" / ".join(values)),
-            )
-        show(comparison_report(found, threads=threads, model=path.name), as_json=as_json)
+        files = _files(model, peer, dtype, peer_dtype)
+        _compare(MEASUREMENTS[name], files, rounds=rounds, threads=threads, as_json=as_json)
 
     return command
+
+
+def _files(
+    model: str, peer: str, dtype: "DType", peer_dtype: "DType"
+) -> "dict[str, tuple[Path, DType]]":
+    """Return what each side loads, and in which precision, by its name, ours first."""
+    from heddle.bench.compare import BASE
+    from heddle.cli.download import fetched
+
+    path = fetched(model)
+    check_peer(peer, path)
+    if peer == BASE:
+        return {"heddle": (path, dtype), peer: (base_of(path), dtype)}
+    theirs: dict[str, tuple[Path, DType]] = {} if peer == "none" else {peer: (path, peer_dtype)}
+    return {"heddle": (path, dtype), **theirs}
+
+
+def _compare(
+    measurements: "Sequence[Measurement]",
+    files: "Mapping[str, tuple[Path, DType]]",
+    *,
+    rounds: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Put all sides through measurements and show the report."""
+    from heddle.bench.compare import compare
+    from heddle.bench.environment import num_cores
+    from heddle.bench.report import comparison_report
+    from heddle.bench.worker import WorkerSettings
+
+    threads, num_streams = threads or num_cores(), measurements[0].num_streams
+    contenders = {
+        name: WorkerSettings(
+            path=str(file),
+            threads=threads,
+            context_length=max(2048, STREAM_TOKENS * num_streams),
+            dtype=precision,
+            streams=num_streams,
+        )
+        for name, (file, precision) in files.items()
+    }
+    with progress(measurements[0].name, rounds * len(measurements)) as step:
+        found = compare(
+            measurements,
+            contenders,
+            num_rounds=rounds,
+            on_round=lambda values: step(" / ".join(values)),
+        )
+    path, _ = files["heddle"]
+    show(comparison_report(found, threads=threads, model=path.name), as_json=as_json)
 
 
 app.command("decode", help="Tokens a second of one answer.")(comparison("decode"))
@@ -101,12 +137,20 @@ def load(
     model: Model = options.DEFAULT,
     chats: Chats = 32,
     at_once: AtOnce = 8,
+    peer: LoadPeer = "none",
+    rounds: Rounds = 9,
     seed: LengthSeed = 1,
     time_limit: TimeLimit = 300,
     threads: options.Threads = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Many chats at once over HTTP: throughput, waiting times, errors."""
+    """Many chats at once over HTTP: throughput, waits, errors; or answers beside a peer's."""
+    if peer != "none":
+        from heddle.bench.measure import streams
+
+        files = _files(model, peer, "float32", "float32")
+        _compare([streams("load", at_once)], files, rounds=rounds, threads=threads, as_json=as_json)
+        return
     from heddle.bench.environment import num_cores
     from heddle.bench.load import draw_chats, run_load
     from heddle.bench.report import load_report
@@ -133,6 +177,69 @@ def load(
         "model": path.name,
     }
     show(load_report(found, settings), as_json=as_json)
+
+
+@app.command()
+def gap(
+    model: Model = options.DEFAULT,
+    prompt_tokens: PromptTokens = 4000,
+    rounds: Rounds = 3,
+    threads: options.Threads = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """How long a running answer waits for a token while a long prompt is read."""
+    from heddle.bench.environment import num_cores
+    from heddle.bench.gap import measure_gap
+    from heddle.cli.download import fetched
+
+    path = fetched(model)
+    with progress("gap", rounds) as step:
+        found = measure_gap(
+            path,
+            threads=threads or num_cores(),
+            num_prompt_tokens=prompt_tokens,
+            num_rounds=rounds,
+            on_round=step,
+        )
+    show(found, as_json=as_json)
+
+
+@app.command()
+def loop(
+    model: Model = options.DEFAULT,
+    rounds: Rounds = 9,
+    threads: options.Threads = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """What a further loop of the thinking block takes, beside the block's first pass."""
+    from heddle.bench.environment import num_cores
+    from heddle.bench.loop import measure_loop
+    from heddle.cli.download import fetched
+
+    path = fetched(model)
+    with progress("loop", rounds) as step:
+        found = measure_loop(path, threads=threads or num_cores(), num_rounds=rounds, on_round=step)
+    show(found, as_json=as_json)
+
+
+@app.command()
+def roofline(
+    model: Model = options.DEFAULT,
+    rounds: Rounds = 5,
+    threads: options.Threads = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """What a token takes, what the machine could do, and our share of it."""
+    from heddle.bench.environment import num_cores
+    from heddle.bench.roofline import measure_roofline
+    from heddle.cli.download import fetched
+
+    path = fetched(model)
+    with progress("roofline", rounds) as step:
+        found = measure_roofline(
+            path, threads=threads or num_cores(), num_rounds=rounds, on_round=step
+        )
+    show(found, as_json=as_json)
 
 
 @app.command()

@@ -11,13 +11,15 @@ from heddle.bench.measure import (
     prompt_ids,
 )
 from heddle.bench.report import comparison_report
+from heddle.bench.worker import timed
+from heddle.errors import EngineError
 
 OURS = Contender("heddle", "0", "float32", 512)
 PEER = Contender("peer", "1", "float32", 512)
 
 
 def timing(first_s: float, rest_s: float, *, idle_cpu_s: float = 0.0) -> Timing:
-    return Timing(first_s, rest_s, list(range(97)), idle_cpu_s)
+    return Timing(first_s, rest_s, 96, list(range(97)), idle_cpu_s)
 
 
 def test_prompts_are_fixed_and_share_no_prefix():
@@ -74,5 +76,15 @@ def test_report_of_ours_alone():
 def test_every_measurement_reads_its_own_lengths():
     for measurements in MEASUREMENTS.values():
         for each in measurements:
-            value = each.value(Timing(1.0, 1.0, [0] * each.num_new_tokens, 0.0))
+            value = each.value(Timing(1.0, 1.0, each.num_new_tokens - 1, [0], 0.0))
             assert value in (each.num_prompt_tokens, each.num_new_tokens - 1, 1000.0)
+
+
+def test_streams_count_from_when_all_have_begun_until_one_is_complete():
+    found = [([1.0, 2.0, 3.0], [5, 6, 7]), ([1.5, 2.5, 3.5], [8, 9, 10])]
+    streams = timed(found, started=0.5, idle_cpu_s=0.0)
+    assert (streams.first_s, streams.rest_s, streams.num_rest) == (1.0, 1.5, 3)
+    assert streams.tokens == [5, 6, 7, 8, 9, 10]
+    late = [([1.0, 2.0], [5, 6]), ([3.0, 4.0], [7, 8])]
+    with pytest.raises(EngineError, match="side by side"):
+        timed(late, started=0.5, idle_cpu_s=0.0)
