@@ -93,13 +93,23 @@ class PagedMemory:
     def __init__(self, pages: Pages, segments: list[Segment]):
         self.pages = pages
         self.segments = segments
-        positions = [torch.arange(s.num_past, s.num_past + s.end - s.start) for s in segments]
-        self.position_T = torch.cat(positions)
-        self.place_T = torch.cat(
-            [self._places(s.pages, at) for s, at in zip(segments, positions, strict=True)]
-        )
-        filled = [self._filled(segment) for segment in segments]
-        self._filled_page_B, self._filled_block_B = map(torch.cat, zip(*filled, strict=True))
+        size, positions, places = pages.page_tokens, [], []
+        for segment in segments:  # in Python, which for a few tokens is sooner done than PyTorch
+            new = range(segment.num_past, segment.num_past + segment.end - segment.start)
+            positions += new
+            places += [segment.pages[at // size] * size + at % size for at in new]
+        self.position_T, self.place_T = torch.tensor([positions, places])
+
+    @cached_property
+    def _filled(self) -> tuple[Tensor, Tensor]:
+        """The pages that this step fills, and their blocks' numbers in their sequences."""
+        size, pages, blocks = self.pages.page_tokens, [], []
+        for segment in self.segments:
+            end = segment.num_past + segment.end - segment.start
+            new = range(segment.num_past // size, end // size)
+            blocks += new
+            pages += segment.pages[new.start : new.stop]
+        return torch.tensor(pages, dtype=torch.long), torch.tensor(blocks, dtype=torch.long)
 
     @cached_property
     def _runs(self) -> list[_Run]:
@@ -144,7 +154,7 @@ class PagedMemory:
         """See `model.memory.Memory.attend`."""
         self.pages.k_LKC[layer][self.place_T] = k_TKC
         self.pages.v_LKC[layer][self.place_T] = v_TKC
-        if pooler is not None and len(self._filled_page_B):
+        if pooler is not None and len(self._filled[0]):
             self._summarise(layer, pooler)
         out_THC = torch.empty_like(q_THC)
         for run, causal_TL in zip(self._runs, self._causal, strict=True):
@@ -262,16 +272,9 @@ class PagedMemory:
         size = self.pages.page_tokens
         return torch.tensor(pages)[position_L // size] * size + position_L % size
 
-    def _filled(self, segment: Segment) -> tuple[Tensor, Tensor]:
-        """Return the pages that this step fills, and their blocks' numbers in the sequence."""
-        size = self.pages.page_tokens
-        end = segment.num_past + segment.end - segment.start
-        block_B = torch.arange(segment.num_past // size, end // size)
-        return torch.tensor(segment.pages)[block_B], block_B
-
     def _summarise(self, layer: int, pooler: Pooler) -> None:
         """Pool the blocks that this step completes."""
-        page_B, block_B = self._filled_page_B, self._filled_block_B
+        page_B, block_B = self._filled
         k_BNKC = self.pages.of(self.pages.k_LKC[layer], page_B)
         v_BNKC = self.pages.of(self.pages.v_LKC[layer], page_B)
         for tier, kept in enumerate(self.pages.slots[layer]):

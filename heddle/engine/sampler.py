@@ -35,7 +35,7 @@ class Sampler:
 
         Raises EngineError for logits among which is one that is not a number.
         """
-        if logits_V.max().isnan():
+        if logits_V[_largest(logits_V)].isnan():
             raise EngineError(
                 "the model computed something that is not a number: its weights are corrupt, or "
                 "their training went wrong"
@@ -82,11 +82,16 @@ class Sampler:
     def _choose(self, logits_V: Tensor) -> int:
         sampling = self._sampling
         if sampling.temperature == 0:
-            return int(logits_V.argmax())
+            return _largest(logits_V)
         probabilities, ids = _candidates(logits_V / sampling.temperature, sampling)
         cumulative = np.cumsum(probabilities, dtype=np.float64)
         place = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")
         return int(ids[min(int(place), len(ids) - 1)])
+
+
+def _largest(logits_V: Tensor) -> int:
+    """Return the place of the largest number, or of one that is none, sooner than PyTorch."""
+    return int(logits_V.numpy().argmax())
 
 
 def _candidates(scaled_V: Tensor, sampling: Sampling) -> tuple[np.ndarray, np.ndarray]:

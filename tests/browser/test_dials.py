@@ -56,9 +56,11 @@ def test_the_keyboard_turns_the_dials(open_page, adaptive):
         page.keyboard.press("ArrowLeft")
     page.keyboard.press("Escape")
     expect(dial(page)).to_be_focused()
-    expect(dial(page)).to_have_text(f"Think: {MAX_LOOPS - 1} loops · factual 0.50")
+    turned = f"Think: {MAX_LOOPS - 1} loops · factual 0.50"
+    expect(dial(page)).to_have_text(turned)
 
     page.reload()
+    expect(dial(page)).to_have_text(turned)
     body = sent(page, "Deep and factual")
     assert body["think"] == {"loops": MAX_LOOPS - 1} and body["include"] == ["routing"]
     assert body["alignment"] == pytest.approx(-0.5)

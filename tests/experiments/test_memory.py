@@ -75,11 +75,12 @@ def test_slots_without_mass_are_out_of_sight():
         if name.endswith("mass"):
             torch.nn.init.constant_(parameter, NO_MASS)
     pooler = next(module for module in model.modules() if isinstance(module, Pooler))
-    q, k, v = (torch.randn(200, 2, 32) for _ in range(3))
+    config = model.config
+    q, k, v = (torch.randn(200, config.num_kv_heads, config.head_width) for _ in range(3))
     with torch.no_grad():
         got = WholeSequences((0, 200), config=SLOTS).attend(0, q, k, v, pooler)
         near = [*range(4), *range(200 - WINDOW, 200)]  # sinks, and four blocks
-        weight = torch.einsum("hc,lhc->hl", q[-1], k[near]).div(32**0.5).softmax(-1)
+        weight = torch.einsum("hc,lhc->hl", q[-1], k[near]).div(config.head_width**0.5).softmax(-1)
     assert torch.allclose(got[-1], torch.einsum("hl,lhc->hc", weight, v[near]), atol=1e-5)
 
 
@@ -140,7 +141,8 @@ def test_attention_holds_the_designed_slots_and_the_window(config, context):
     near = context - first_near * config.block_tokens
     designed = near + (config.sink_tokens if first_near else 0) + config.num_slots(context)
     assert got.num_keys == (designed,) * 3
-    assert got.size_bytes == 3 * designed * 2 * 2 * 32 * 4
+    key_bytes = 4 * model.config.num_kv_heads * model.config.head_width
+    assert got.size_bytes == 3 * designed * 2 * key_bytes
 
 
 def test_full_attention_holds_everything():
