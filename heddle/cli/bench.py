@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -39,7 +40,9 @@ LoadPeer = Annotated[
         "in a process of its own."
     ),
 ]
-Rounds = Annotated[int, typer.Option(min=1, help="Rounds; ours and the peer's alternate.")]
+Rounds = Annotated[
+    int, typer.Option(min=1, help="Rounds, whose median counts; a peer's alternate with ours.")
+]
 PeerDtype = Annotated[
     Literal["float32", "bfloat16"],
     typer.Option(help="Precision of transformers; llama.cpp keeps the file's."),
@@ -188,20 +191,10 @@ def gap(
     as_json: options.AsJson = False,
 ) -> None:
     """How long a running answer waits for a token while a long prompt is read."""
-    from heddle.bench.environment import num_cores
     from heddle.bench.gap import measure_gap
-    from heddle.cli.download import fetched
 
-    path = fetched(model)
-    with progress("gap", rounds) as step:
-        found = measure_gap(
-            path,
-            threads=threads or num_cores(),
-            num_prompt_tokens=prompt_tokens,
-            num_rounds=rounds,
-            on_round=step,
-        )
-    show(found, as_json=as_json)
+    measure = partial(measure_gap, num_prompt_tokens=prompt_tokens)
+    _in_rounds(measure, model, name="gap", rounds=rounds, threads=threads, as_json=as_json)
 
 
 @app.command()
@@ -212,14 +205,9 @@ def loop(
     as_json: options.AsJson = False,
 ) -> None:
     """What a further loop of the thinking block takes, beside the block's first pass."""
-    from heddle.bench.environment import num_cores
     from heddle.bench.loop import measure_loop
-    from heddle.cli.download import fetched
 
-    path = fetched(model)
-    with progress("loop", rounds) as step:
-        found = measure_loop(path, threads=threads or num_cores(), num_rounds=rounds, on_round=step)
-    show(found, as_json=as_json)
+    _in_rounds(measure_loop, model, name="loop", rounds=rounds, threads=threads, as_json=as_json)
 
 
 @app.command()
@@ -230,16 +218,11 @@ def roofline(
     as_json: options.AsJson = False,
 ) -> None:
     """What a token takes, what the machine could do, and our share of it."""
-    from heddle.bench.environment import num_cores
     from heddle.bench.roofline import measure_roofline
-    from heddle.cli.download import fetched
 
-    path = fetched(model)
-    with progress("roofline", rounds) as step:
-        found = measure_roofline(
-            path, threads=threads or num_cores(), num_rounds=rounds, on_round=step
-        )
-    show(found, as_json=as_json)
+    _in_rounds(
+        measure_roofline, model, name="roofline", rounds=rounds, threads=threads, as_json=as_json
+    )
 
 
 @app.command()
@@ -269,15 +252,29 @@ def startup(
     as_json: options.AsJson = False,
 ) -> None:
     """Seconds from the start of a server's process until it answers."""
-    from heddle.bench.environment import num_cores
     from heddle.bench.footprint import measure_startup
+
+    _in_rounds(
+        measure_startup, model, name="startup", rounds=rounds, threads=threads, as_json=as_json
+    )
+
+
+def _in_rounds(
+    measure: "Callable[..., Json]",
+    model: str,
+    *,
+    name: str,
+    rounds: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure in rounds that report themselves, and show what was found."""
+    from heddle.bench.environment import num_cores
     from heddle.cli.download import fetched
 
     path = fetched(model)
-    with progress("startup", rounds) as step:
-        found = measure_startup(
-            path, threads=threads or num_cores(), num_rounds=rounds, on_round=step
-        )
+    with progress(name, rounds) as step:
+        found = measure(path, threads=threads or num_cores(), num_rounds=rounds, on_round=step)
     show(found, as_json=as_json)
 
 
