@@ -43,7 +43,7 @@ def write_gguf(checkpoint: Checkpoint, path: Path, formats: Mapping[str, str | N
     fields = _fields(checkpoint, architecture) | vocabulary_fields(checkpoint)
     with closing(gguf.GGUFWriter(path, architecture)) as writer:
         for key, value in fields.items():
-            _add(writer, key, value)
+            add_field(writer, key, value)
         factors = _rope_factors(config)
         if factors is not None:
             _announce(writer, ROPE_FACTORS, tuple(factors.shape), None)
@@ -153,7 +153,8 @@ def _cut(parts: list[Part], slot: Slot) -> list[Part]:
     return cut
 
 
-def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+def add_field(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    """Add a field as its value's type; None is left out."""
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):

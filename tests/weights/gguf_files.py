@@ -9,6 +9,7 @@ import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from heddle.model.config import ModelConfig
+from heddle.weights.gguf_writer import add_field
 from heddle.weights.names import slots
 from tests.weights.lines import lines
 
@@ -119,7 +120,7 @@ def write_gguf(
     values |= fields or {}
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in values.items():
-        _add(writer, key, value)
+        add_field(writer, key, value)
     kind = gguf.GGMLQuantizationType[format]
     for name, tensor in (random_tensors(config) if tensors is None else tensors).items():
         if tensor.ndim == 2 and format != "F32":
@@ -131,16 +132,3 @@ def write_gguf(
     writer.write_tensors_to_file()
     writer.close()
     return path
-
-
-def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
-    if isinstance(value, bool):
-        writer.add_bool(key, value)
-    elif isinstance(value, int):
-        writer.add_uint32(key, value)
-    elif isinstance(value, float):
-        writer.add_float32(key, value)
-    elif isinstance(value, str):
-        writer.add_string(key, value)
-    elif value is not None:
-        writer.add_array(key, value)
