@@ -114,9 +114,8 @@ class Scheduler:
             if self._waits_for_prefix(sequence, len(shared)):
                 continue
             if self.running and not self._has_pages_for(sequence, shared):
-                return (
-                    False  # let the running ones end; smaller requests must not overtake for ever
-                )
+                # Let the running ones end: smaller requests must not overtake for ever.
+                return False
             self._waiting.take(sequence)
             self._cache.take(shared)
             sequence.pages = shared
