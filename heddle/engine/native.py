@@ -16,6 +16,7 @@ from heddle.engine.packed_linear import PackedLinear
 from heddle.engine.paged_memory import PagedMemory
 from heddle.engine.served_experts import ServedExpert, ServedExperts
 from heddle.kernels.cpu import (
+    NORM_UNIT,
     ExpertWeights,
     Kernels,
     LayerLoraWeights,
@@ -27,9 +28,10 @@ from heddle.kernels.cpu import (
     Stretch,
     Tokens,
 )
-from heddle.kernels.packing import GROUP, can_pack, pack, quantise
+from heddle.kernels.packing import GROUP, Room, can_pack, pack, quantise, turn_by_turn
 from heddle.kernels.quant import QuantTensor
 from heddle.model.layers import Context, Head, Layer, RMSNorm
+from heddle.model.rope import Angles, Rope
 from heddle.model.router import Choice
 from heddle.model.transformer import Transformer
 from heddle.weights.contents import Checkpoint, Part
@@ -60,6 +62,34 @@ class NativeEmbedding(nn.Module):
     def forward(self, token_T: Tensor) -> Tensor:
         """See `heddle.model.layers.Embedding`."""
         return self._kernels.rows(self._matrix, token_T)
+
+
+class NativeNorm(nn.Module):
+    """An `RMSNorm`."""
+
+    def __init__(self, kernels: Kernels, norm: RMSNorm | nn.RMSNorm):
+        super().__init__()
+        self.weight = norm.weight
+        self._eps = torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
+        self._kernels = kernels
+
+    def forward(self, x_TD: Tensor) -> Tensor:
+        """See `heddle.model.layers.RMSNorm`."""
+        return self._kernels.normalise(x_TD, self.weight, eps=self._eps)
+
+
+class NativeRope(nn.Module):
+    """From positions to angles."""
+
+    def __init__(self, kernels: Kernels, rope: Rope):
+        super().__init__()
+        self._kernels, self._rope = kernels, rope
+
+    def forward(self, position_T: Tensor, dtype: torch.dtype) -> Angles:
+        """See `heddle.model.rope.Rope`."""
+        assert dtype == torch.float32, "native layers read float32"
+        rope = self._rope
+        return Angles(*self._kernels.angles(position_T, rope.frequencies, magnitude=rope.magnitude))
 
 
 class NativeLoras(nn.Module):
@@ -134,14 +164,15 @@ def _tokens(context: Context, memory: PagedMemory, *, num_layers: int) -> Tokens
 def use_kernels(model: Transformer, checkpoint: Checkpoint, kernels: Kernels) -> None:
     """Replace the matrices that kernels can read with the numbers that the checkpoint has."""
     if can_pack(parts := checkpoint.tensors["embed.weight"]):
-        vocabulary = _matrix(checkpoint, "embed", parts)
+        vocabulary = _matrix(checkpoint, kernels, "embed", parts)
         model.set_submodule("embed", NativeEmbedding(kernels, vocabulary))
         if checkpoint.config.tied_embeddings:
             model.set_submodule("head", NativeLinear(kernels, vocabulary))
     for name, module in list(model.named_modules()):
         parts = checkpoint.tensors.get(f"{name}.weight", [])
         if isinstance(module, nn.Linear | Head) and can_pack(parts):
-            model.set_submodule(name, NativeLinear(kernels, _matrix(checkpoint, name, parts)))
+            matrix = _matrix(checkpoint, kernels, name, parts)
+            model.set_submodule(name, NativeLinear(kernels, matrix))
 
 
 def use_native_layers(
@@ -161,7 +192,7 @@ def use_native_layers(
         return
     stretch = Stretch(
         kernels,
-        [_weights(layer) for layer in layers],
+        [_weights(layer, kernels) for layer in layers],
         num_heads=config.num_heads,
         num_kv_heads=config.num_kv_heads,
         head_width=config.head_width,
@@ -169,11 +200,15 @@ def use_native_layers(
     )
     model.set_submodule("layers", NativeLayers(stretch))
     if model.think is not None:
-        loras = [_lora(checkpoint, f"think.loras.{i}") for i in range(len(model.think.loras))]
+        names = [f"think.loras.{i}" for i in range(len(model.think.loras))]
+        loras = [_lora(checkpoint, kernels, name) for name in names]
         model.think.set_submodule("loras", NativeLoras(Loras(loras)))
+    model.set_submodule("rope", NativeRope(kernels, model.rope))
     for name, module in list(model.named_modules()):
         if isinstance(module, nn.Linear | PackedLinear):
             _round_product(model, checkpoint, kernels, name)
+        elif isinstance(module, RMSNorm | nn.RMSNorm) and len(module.weight) % NORM_UNIT == 0:
+            model.set_submodule(name, NativeNorm(kernels, module))
 
 
 def uses_kernels(model: nn.Module) -> bool:
@@ -187,10 +222,11 @@ def has_native_layers(model: nn.Module) -> bool:
     return any(isinstance(module, NativeLayers) for module in model.modules())
 
 
-def _matrix(checkpoint: Checkpoint, name: str, parts: Sequence[Part]) -> Matrix:
+def _matrix(checkpoint: Checkpoint, kernels: Kernels, name: str, parts: Sequence[Part]) -> Matrix:
     bias = f"{name}.bias"
+    blocks = [part for part in parts if isinstance(part, QuantTensor)]
     return Matrix(
-        pack([part for part in parts if isinstance(part, QuantTensor)]),
+        pack(blocks, kernels.room),
         checkpoint.load(bias, torch.float32) if bias in checkpoint.tensors else None,
     )
 
@@ -199,12 +235,15 @@ def _projections(layer: Layer) -> list[nn.Module]:
     return [layer.attention.qkv, layer.attention.out, layer.ffn.gate_up, layer.ffn.down]
 
 
-def _weights(layer: Layer) -> LayerWeights:
+def _weights(layer: Layer, kernels: Kernels) -> LayerWeights:
     qkv, out, gate_up, down = (
         projection.matrix
         for projection in _projections(layer)
         if isinstance(projection, NativeLinear)
     )
+    turn_by_turn(gate_up.packed)
+    served = layer.experts
+    experts = _experts(served, kernels) if isinstance(served, ServedExperts) else None
     q_norm, k_norm = (
         norm.weight if isinstance(norm, RMSNorm) else None
         for norm in (layer.attention.q_norm, layer.attention.k_norm)
@@ -218,7 +257,7 @@ def _weights(layer: Layer) -> LayerWeights:
         out=out,
         gate_up=gate_up,
         down=down,
-        experts=_experts(layer.experts) if isinstance(layer.experts, ServedExperts) else None,
+        experts=experts,
     )
 
 
@@ -228,10 +267,11 @@ def _round_product(model: Transformer, checkpoint: Checkpoint, kernels: Kernels,
     bias = f"{name}.bias"
     if weight.shape[1] % GROUP == 0:
         bias_D = checkpoint.load(bias, torch.float32) if bias in checkpoint.tensors else None
-        model.set_submodule(name, NativeLinear(kernels, Matrix(quantise(weight), bias_D)))
+        matrix = Matrix(quantise(weight, kernels.room), bias_D)
+        model.set_submodule(name, NativeLinear(kernels, matrix))
 
 
-def _lora(checkpoint: Checkpoint, name: str) -> LayerLoraWeights:
+def _lora(checkpoint: Checkpoint, kernels: Kernels, name: str) -> LayerLoraWeights:
     """Round a layer's adapters to 8 bits; ranks are filled up to whole groups."""
 
     def part(projection: str) -> LoraWeights:
@@ -240,14 +280,15 @@ def _lora(checkpoint: Checkpoint, name: str) -> LayerLoraWeights:
             for side in ("down", "up")
         )
         up = pad(up, (0, -up.shape[1] % GROUP))
-        return LoraWeights(Matrix(quantise(down)), Matrix(quantise(up)))
+        down, up = (Matrix(quantise(weight, kernels.room)) for weight in (down, up))
+        return LoraWeights(down, up)
 
-    return LayerLoraWeights(
-        qkv=part("qkv"), out=part("out"), gate_up=part("gate_up"), down=part("down")
-    )
+    gate_up = part("gate_up")
+    turn_by_turn(gate_up.up.packed)
+    return LayerLoraWeights(qkv=part("qkv"), out=part("out"), gate_up=gate_up, down=part("down"))
 
 
-def _experts(served: ServedExperts) -> ExpertWeights:
+def _experts(served: ServedExperts, kernels: Kernels) -> ExpertWeights:
     """Round experts to 8 bits; their widths are filled up to whole groups of channels."""
     router = served.router
     return ExpertWeights(
@@ -256,16 +297,19 @@ def _experts(served: ServedExperts) -> ExpertWeights:
         prior=float(router.prior),
         scores_ED=router.scores.weight.contiguous(),
         balance_E=router.balance_E,
-        experts=tuple(_expert(expert) for expert in served.experts),
+        experts=tuple(_expert(expert, kernels.room) for expert in served.experts),
     )
 
 
-def _expert(expert: ServedExpert) -> tuple[Matrix, Matrix] | None:
+def _expert(expert: ServedExpert, room: Room) -> tuple[Matrix, Matrix] | None:
     width = expert.down_DF.shape[1]
     if width == 0:
         return None
     missing = -width % GROUP
     gate_FD, up_FD = expert.gate_up_FD.chunk(2)
-    gate_up = torch.cat([pad(part, (0, 0, 0, missing)) for part in (gate_FD, up_FD)])
-    down = pad(expert.down_DF, (0, missing))
-    return Matrix(quantise(gate_up)), Matrix(quantise(down))
+    gate_up_FD = torch.cat([pad(part, (0, 0, 0, missing)) for part in (gate_FD, up_FD)])
+    gate_up, down = (
+        quantise(weight, room) for weight in (gate_up_FD, pad(expert.down_DF, (0, missing)))
+    )
+    turn_by_turn(gate_up)
+    return Matrix(gate_up), Matrix(down)

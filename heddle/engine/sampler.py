@@ -1,9 +1,8 @@
 """Draw the next token of one sequence from its logits.
 
 Order: bias, penalties, grammar, temperature, top-k, top-p, min-p, draw. Every sequence draws from
-    its own
-counter-based stream (Philox: Salmon et al. 2011), so that a seed gives the same tokens whatever
-else runs.
+its own counter-based stream (Philox: Salmon et al. 2011), so that a seed gives the same tokens
+whatever else runs.
 """
 
 import secrets
@@ -35,7 +34,8 @@ class Sampler:
 
         Raises EngineError for logits among which is one that is not a number.
         """
-        if logits_V[_largest(logits_V)].isnan():
+        largest = _largest(logits_V)
+        if np.isnan(logits_V.numpy()[largest]):
             raise EngineError(
                 "the model computed something that is not a number: its weights are corrupt, or "
                 "their training went wrong"
@@ -43,7 +43,10 @@ class Sampler:
         adjusted_V = self._adjust(logits_V)
         if constraint is not None:
             adjusted_V = constraint.mask(adjusted_V)
-        token_id = self._choose(adjusted_V)
+        if self._sampling.temperature > 0:
+            token_id = self._choose(adjusted_V)
+        else:
+            token_id = largest if adjusted_V is logits_V else _largest(adjusted_V)
         if constraint is not None:
             constraint.accept(token_id)
         self._count(token_id)
@@ -81,8 +84,6 @@ class Sampler:
 
     def _choose(self, logits_V: Tensor) -> int:
         sampling = self._sampling
-        if sampling.temperature == 0:
-            return _largest(logits_V)
         probabilities, ids = _candidates(logits_V / sampling.temperature, sampling)
         cumulative = np.cumsum(probabilities, dtype=np.float64)
         place = np.searchsorted(cumulative, self._random.random() * cumulative[-1], side="right")

@@ -28,11 +28,12 @@ from heddle.kernels.library import (
     StepStruct,
     library,
 )
-from heddle.kernels.packing import PackedMatrix
+from heddle.kernels.packing import PackedMatrix, Room
 
 INSTRUCTION_SETS = ("avx512", "avx2", "dotprod", "neon", "portable")  # the best first
 _KINDS = {"nibbles": 0, "bytes": 1}
 CHUNK = 64  # keys that attention meets at once
+NORM_UNIT = 16  # the widest vector's floats
 _CACHE_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
 
@@ -53,6 +54,7 @@ class Kernels:
         found = library(instruction_set)
         assert found is not None, "choose from `available()`"
         self.instruction_set = instruction_set
+        self.room = Room()  # for what it multiplies
         self._library = found
         self._pool = found.heddle_pool(num_threads)
 
@@ -71,10 +73,41 @@ class Kernels:
     def rows(self, matrix: "Matrix", row_N: Tensor) -> Tensor:
         """Return some rows of a matrix as float32 numbers."""
         assert row_N.dtype == torch.int64 and row_N.is_contiguous(), "row numbers are int64"
-        assert not len(row_N) or 0 <= int(row_N.min()) <= int(row_N.max()) < matrix.rows, row_N
         out = torch.empty(len(row_N), matrix.cols)
-        self._library.heddle_rows(matrix.struct, row_N.data_ptr(), len(row_N), out.data_ptr())
+        has_all = self._library.heddle_rows(
+            matrix.struct, row_N.data_ptr(), len(row_N), out.data_ptr()
+        )
+        assert has_all, f"there are rows 0 to {matrix.rows - 1}, not {row_N}"
         return out
+
+    def normalise(self, x_ND: Tensor, weight_D: Tensor, *, eps: float) -> Tensor:
+        """Return each row of `x_ND` (float32) with a mean square of one, times the weights.
+
+        D is a multiple of `NORM_UNIT`.
+        """
+        x_ND = x_ND.contiguous()
+        out_ND = torch.empty_like(x_ND)
+        self._library.heddle_normalise(
+            x_ND.data_ptr(), weight_D.data_ptr(), *x_ND.shape, eps, out_ND.data_ptr()
+        )
+        return out_ND
+
+    def angles(
+        self, position_T: Tensor, frequencies: Tensor, *, magnitude: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines (float32) as `heddle.model.rope.Angles` has them."""
+        num, half = len(position_T), len(frequencies)
+        cos_T1C, sin_T1C = torch.empty(2, num, 1, 2 * half)
+        self._library.heddle_angles(
+            frequencies.data_ptr(),
+            half,
+            magnitude,
+            position_T.contiguous().data_ptr(),
+            num,
+            cos_T1C.data_ptr(),
+            sin_T1C.data_ptr(),
+        )
+        return cos_T1C, sin_T1C
 
 
 class Matrix:
@@ -82,9 +115,9 @@ class Matrix:
 
     def __init__(self, packed: PackedMatrix, bias: Tensor | None = None):
         self.rows, self.cols = packed.rows, packed.cols
-        self._kept = (packed.data.contiguous(), bias)
+        self.packed, self._bias = packed, bias
         self.struct = MatrixStruct(
-            packed.rows, packed.cols, _KINDS[packed.kind], 0, *map(_address, self._kept)
+            packed.rows, packed.cols, _KINDS[packed.kind], 0, *map(_address, (packed.data, bias))
         )
 
 
@@ -92,7 +125,7 @@ class Matrix:
 class ExpertWeights:
     """A router and its experts: `scores_ED`, `balance_E` (float32), and by expert two matrices.
 
-    `experts` holds (gates above ups, down); the one that does nothing has None.
+    `experts` holds (gates and ups `turn_by_turn`, down); the one that does nothing has None.
     """
 
     most: int
@@ -105,7 +138,7 @@ class ExpertWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerWeights:
-    """What a decoder layer is made of; norms are float32 vectors."""
+    """What a decoder layer is made of; norms are float32 vectors, `gate_up` is `turn_by_turn`."""
 
     attention_norm: Tensor
     ffn_norm: Tensor

@@ -4,7 +4,7 @@ What `native/cpu.cpp` and the headers behind it declare, said in ctypes. Used by
 """
 
 import ctypes
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_bool, c_char_p, c_float, c_int32, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -166,7 +166,12 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
             ],
         ),
         "heddle_product": (None, [c_void_p, POINTER(MatrixStruct), c_void_p, c_int32, c_void_p]),
-        "heddle_rows": (None, [POINTER(MatrixStruct), c_void_p, c_int32, c_void_p]),
+        "heddle_normalise": (None, [c_void_p, c_void_p, c_int32, c_int32, c_float, c_void_p]),
+        "heddle_angles": (
+            None,
+            [c_void_p, c_int32, c_float, c_void_p, c_int32, c_void_p, c_void_p],
+        ),
+        "heddle_rows": (c_bool, [POINTER(MatrixStruct), c_void_p, c_int32, c_void_p]),
     }
     for name, (result, arguments) in signatures.items():
         function = getattr(library, name)

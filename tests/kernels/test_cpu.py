@@ -12,8 +12,20 @@ import torch
 
 from heddle.kernels import ref
 from heddle.kernels.cpu import Kernels, Matrix, available
-from heddle.kernels.packing import KINDS, Kind, PackedMatrix, can_pack, pack
+from heddle.kernels.packing import (
+    KINDS,
+    LARGE_PAGE,
+    ROOM_BYTES,
+    Kind,
+    PackedMatrix,
+    Room,
+    can_pack,
+    pack,
+    turn_by_turn,
+)
 from heddle.kernels.quant import QuantTensor
+from heddle.model.config import RopeConfig
+from heddle.model.rope import Rope
 
 BUILDS = available()
 pytestmark = pytest.mark.skipif(not BUILDS, reason="no C++ compiler was there at installation")
@@ -53,6 +65,26 @@ def test_only_what_can_stay_as_it_is_is_packed():
     q4, q8 = quantised("Q4_1", 16, 32), quantised("Q8_0", 16, 32)
     assert can_pack([q4, q4]) and can_pack([q8])
     assert not can_pack([q4, q8]) and not can_pack([torch.zeros(16, 32)]) and not can_pack([])
+
+
+def test_gates_and_ups_in_turns():
+    tensor = quantised("Q4_1", 192, 64)
+    packed = pack([tensor])
+    turn_by_turn(packed)
+    gates, ups = tensor.dequantize().chunk(2)
+    in_turns = torch.stack([gates.view(3, 32, 64), ups.view(3, 32, 64)], dim=1).flatten(0, 2)
+    assert torch.equal(ref.numbers(packed), in_turns)
+
+
+def test_what_lies_in_one_room_does_not_overlap():
+    room = Room()
+    tensors = [room.empty(*shape) for shape in ((3, 5), (1,), (ROOM_BYTES + 1,), (64, 2), (0,))]
+    for number, tensor in enumerate(tensors):
+        tensor.fill_(number)
+    assert all((tensor == number).all() for number, tensor in enumerate(tensors))
+    assert tensors[0].data_ptr() % LARGE_PAGE == tensors[2].data_ptr() % LARGE_PAGE == 0
+    packed = pack([quantised("Q8_0", 48, 96)], Room())
+    assert torch.equal(packed.data, pack([quantised("Q8_0", 48, 96)]).data)
 
 
 @pytest.mark.parametrize("format", KINDS)
@@ -103,6 +135,31 @@ def test_rows_are_numbers_again(kernels, format):
     tensor = quantised(format, 40, 96)
     rows = torch.tensor([39, 0, 17, 17])
     assert torch.equal(kernels.rows(Matrix(pack([tensor])), rows), tensor.dequantize()[rows])
+
+
+@pytest.mark.parametrize("row", [-1, 40])
+def test_a_row_that_is_not_there(kernels, row):
+    with pytest.raises(AssertionError, match="there are rows 0 to 39"):
+        kernels.rows(Matrix(pack([quantised("Q8_0", 40, 96)])), torch.tensor([3, row]))
+
+
+def test_norms_equal_pytorchs(kernels):
+    x_ND, weight_D = torch.randn(5, 96), torch.randn(96)
+    expected = torch.nn.functional.rms_norm(x_ND, (96,), weight_D, 1e-5)
+    torch.testing.assert_close(kernels.normalise(x_ND, weight_D, eps=1e-5), expected)
+    assert kernels.normalise(x_ND.t()[:, :1].expand(-1, 16), weight_D[:16], eps=0.1).shape == (
+        96,
+        16,
+    )
+
+
+@pytest.mark.parametrize("config", [RopeConfig(), RopeConfig(base=5e5, kind="linear", factor=4.0)])
+def test_angles_equal_the_networks(kernels, config):
+    rope, position_T = Rope(config, head_width=48), torch.tensor([0, 7, 8191, 1_000_000])
+    expected = rope(position_T, torch.float32)
+    found = kernels.angles(position_T, rope.frequencies, magnitude=rope.magnitude)
+    for part, exact in zip(found, expected, strict=True):
+        torch.testing.assert_close(part, exact, atol=2e-7, rtol=0)
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3, 64, 100_000])

@@ -141,6 +141,19 @@ struct Chunk {
   }
 };
 
+// Ask for a chunk's keys and values.
+template <class T>
+inline void prefetch(const Chunk<T>& chunk, int head_width) {
+  const size_t run = (size_t)kRun * head_width * sizeof(T);
+  for (int i = 0; i < kChunk / kRun; ++i) {
+    if (chunk.stride == kRun) prefetch(chunk.k[i], run);
+    else
+      for (int c = 0; c < head_width; ++c)
+        prefetch(chunk.k[i] + (size_t)c * chunk.stride, kRun * sizeof(T));
+    prefetch(chunk.v[i], run);
+  }
+}
+
 template <int N, int kWide, class T>
 inline void mix_values(const Chunk<T>& chunk, const float (*weight)[kChunk], int count, int head_width,
                        Part* parts) {
@@ -234,6 +247,11 @@ class Attention {
         stride_(stride) {}
 
   int num_parts(const Piece& p) const { return (p.end - p.first) * group_; }
+
+  // Ask for what a piece meets first.
+  void prefetch(const Piece& piece) const {
+    heddle::prefetch(keys(piece, piece.from).chunk, cache_.head_width);
+  }
 
   // Work out a piece that has all chunks.
   void whole(const Piece& piece) const {
@@ -329,6 +347,8 @@ class Attention {
     alignas(64) float made[kRows][kMaxHeadWidth];
     for (int number = piece.from; number < piece.to; ++number) {
       const Keys keys = this->keys(piece, number);
+      if (number + 1 < piece.to)
+        heddle::prefetch(this->keys(piece, number + 1).chunk, cache_.head_width);
       for (int r = 0; r < num_parts(piece); r += kRows) {
         const int num = std::min(kRows, num_parts(piece) - r);
         const float* q[kRows];

@@ -57,10 +57,30 @@ void heddle_product(Pool* pool, const Matrix* m, const float* x, int num_rows, f
   });
 }
 
-// Write rows of a matrix as numbers: the embedding of tokens.
-void heddle_rows(const Matrix* m, const int64_t* rows, int count, float* out) {
+// Write rows of x [row][width], each scaled to a mean square of one and by `weight`, to out.
+void heddle_normalise(const float* x, const float* weight, int num_rows, int width, float eps,
+                      float* out) {
+  for (int t = 0; t < num_rows; ++t)
+    normalise(x + (size_t)t * width, weight, width, eps, out + (size_t)t * width);
+}
+
+// Write the rotation of each position: cosines and sines [position][channel], as `Step` has them.
+void heddle_angles(const float* frequencies, int half, float magnitude, const int64_t* positions,
+                   int count, float* cos, float* sin) {
+  for (int t = 0; t < count; ++t, cos += 2 * half, sin += 2 * half)
+    for (int i = 0; i < half; ++i) {
+      const float angle = (float)positions[t] * frequencies[i];
+      cos[i] = cos[half + i] = std::cos(angle) * magnitude;
+      sin[half + i] = std::sin(angle) * magnitude;
+      sin[i] = -sin[half + i];
+    }
+}
+
+// Write rows of a matrix as numbers: the embedding of tokens. False for one that it does not have.
+bool heddle_rows(const Matrix* m, const int64_t* rows, int count, float* out) {
   const int size = Matrix::group_bytes(m->kind);
   for (int i = 0; i < count; ++i) {
+    if (rows[i] < 0 || rows[i] >= m->rows) return false;
     const uint8_t* panel = m->panel((int)(rows[i] / kPanel));
     const int r = (int)(rows[i] % kPanel);
     for (int g = 0; g < m->groups(); ++g, panel += size) {
@@ -80,5 +100,6 @@ void heddle_rows(const Matrix* m, const int64_t* rows, int count, float* out) {
       }
     }
   }
+  return true;
 }
 }

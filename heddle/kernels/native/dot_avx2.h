@@ -25,9 +25,10 @@ inline __m256 halves(const uint8_t* from) {
 
 // Pairs of products are at most 2 * 15 * 127, so eight of their sums fit in 16 bits.
 template <int N>
-inline void dot_nibbles(const uint8_t* w, int groups, const Rounded* x, Panel* acc) {
+inline void dot_nibbles(const uint8_t* w, int groups, const Rounded* x, bool is_first, Panel* acc) {
   const __m256i mask = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
   for (int g = 0; g < groups; ++g, w += Matrix::group_bytes(kNibbles)) {
+    if (is_first) prefetch_nibbles(w);
     for (int h = 0; h < 2; ++h) {
       __m256i low[4], high[4];
       for (int c = 0; c < 4; ++c) {

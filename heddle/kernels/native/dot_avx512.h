@@ -20,9 +20,10 @@ inline __m512 halves(const uint8_t* from) {
 
 // Add a panel's products with N rows of activations, one row's panel each, to `acc`.
 template <int N>
-inline void dot_nibbles(const uint8_t* w, int groups, const Rounded* x, Panel* acc) {
+inline void dot_nibbles(const uint8_t* w, int groups, const Rounded* x, bool is_first, Panel* acc) {
   const __m512i mask = _mm512_set1_epi8(15);
   for (int g = 0; g < groups; ++g, w += Matrix::group_bytes(kNibbles)) {
+    if (is_first) prefetch_nibbles(w);
     __m512i low[4], high[4];
     for (int c = 0; c < 4; ++c) {
       __m512i both = _mm512_loadu_si512(w + 64 * c);

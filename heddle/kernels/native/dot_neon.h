@@ -66,7 +66,7 @@ struct Sums {
 
 // Add a panel's products with N rows of activations, one row's panel each, to `acc`.
 template <int N>
-inline void dot_nibbles(const uint8_t* w, int groups, const Rounded* x, Panel* acc) {
+inline void dot_nibbles(const uint8_t* w, int groups, const Rounded* x, bool, Panel* acc) {
   const uint8x16_t mask = vdupq_n_u8(15);
   for (int g = 0; g < groups; ++g, w += Matrix::group_bytes(kNibbles))
     for (int r = 0; r < kQuarters; ++r) {

@@ -25,7 +25,7 @@ inline void add_group(const int32_t* product, const uint8_t* scales, const uint8
 }
 
 template <int N>
-inline void dot_nibbles(const uint8_t* w, int groups, const Rounded* x, Panel* acc) {
+inline void dot_nibbles(const uint8_t* w, int groups, const Rounded* x, bool, Panel* acc) {
   for (int g = 0; g < groups; ++g, w += Matrix::group_bytes(kNibbles)) {
     for (int n = 0; n < N; ++n) {
       const int8_t* q = x[n].q + g * kGroup;

@@ -11,7 +11,7 @@
 
 namespace heddle {
 
-// A gated expert; `gate_up` has gates above ups, each `down.cols` rows.
+// A gated expert; `gate_up` has gates and ups, each `down.cols` rows, in turns of a group.
 struct Expert {
   Matrix gate_up, down;
 };

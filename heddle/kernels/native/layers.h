@@ -73,29 +73,26 @@ class Stretch {
   void run(const Layer* layers, const LayerLora* loras, int num_layers, const Step& step, float* x,
            const LayerCache* caches, const Routing* routing) {
     if (step.block_tokens) find_own(step);
+    sight_ = {step.positions, step.block_tokens, 0};
+    find_pieces(step);
     for (int i = 0; i < num_layers; ++i) {
-      sight_ = {step.positions, step.block_tokens, i};
+      sight_.layer = i;
       run(layers[i], loras ? loras + i : nullptr, step, x, caches[i], routing ? routing + i : nullptr);
     }
   }
 
  private:
+  static constexpr int kFew = 8;  // rows that are not worth sharing out one by one
+
   void run(const Layer& layer, const LayerLora* lora, const Step& step, float* x,
            const LayerCache& cache, const Routing* routing) {
     const int num = step.num_tokens;
     const int projected_width = layer.qkv.rows;
     float* projected = rooms_.floats(rooms_.projected, (size_t)num * projected_width);
-    const Input in = read(layer.attention_norm, x, num, lora ? &lora->qkv : nullptr);
-    each_panel(layer.qkv, num, [&](int first, int end) {
-      const auto write = [&](int t, int p, const float* product) {
-        write_panel(layer.qkv, p, product, projected + (size_t)t * projected_width, false);
-      };
-      multiply(layer.qkv, in.rows, num, first, end, write, in.added);
-    });
     switch (step.cache_kind) {
-      case kInt8: remember<int8_t>(layer, step, cache, projected); break;
-      case kBfloat: remember<Bfloat>(layer, step, cache, projected); break;
-      default: remember<float>(layer, step, cache, projected);
+      case kInt8: look<int8_t>(layer, lora, step, x, cache, projected); break;
+      case kBfloat: look<Bfloat>(layer, lora, step, x, cache, projected); break;
+      default: look<float>(layer, lora, step, x, cache, projected);
     }
     const Input mixed = input(num, layer.out.cols, lora ? &lora->out : nullptr, [&](int t) {
       return projected + (size_t)t * projected_width;
@@ -157,7 +154,7 @@ class Stretch {
 
   template <class Work>
   void each_row(int num, const Work& work) {
-    if (num < 8) {
+    if (num < kFew) {
       for (int t = 0; t < num; ++t) work(t);
       return;
     }
@@ -172,10 +169,20 @@ class Stretch {
     split(m.panels(), num, work);
   }
 
+  // Share out units of work; before them, `num_early` pieces of other work.
+  template <class Work, class Early>
+  void split(int units, int num, const Work& work, int num_early, const Early& early) {
+    const int pieces = std::min(units, (num > 1 ? 8 : 4) * pool_.num_threads());
+    pool_.run(num_early + pieces, [&](int i) {
+      if (i < num_early) return early(i);
+      i -= num_early;
+      work(units * i / pieces, units * (i + 1) / pieces);
+    });
+  }
+
   template <class Work>
   void split(int units, int num, const Work& work) {
-    const int pieces = std::min(units, (num > 1 ? 8 : 4) * pool_.num_threads());
-    pool_.run(pieces, [&](int i) { work(units * i / pieces, units * (i + 1) / pieces); });
+    split(units, num, work, 0, [](int) {});
   }
 
   Input read(const float* weight, const float* x, int num, const Lora* lora) {
@@ -198,14 +205,27 @@ class Stretch {
     });
   }
 
-  // Put keys and values into the cache, and attention in the place of queries.
+  // Project states, put keys and values into the cache, and attention in the place of queries. What
+  // attention meets first is asked for while weights are read.
   template <class T>
-  void remember(const Layer& layer, const Step& step, const LayerCache& kept, float* projected) {
+  void look(const Layer& layer, const LayerLora* lora, const Step& step, const float* x,
+            const LayerCache& kept, float* projected) {
+    const int num = step.num_tokens, stride = layer.qkv.rows;
     const Cache<T> cache{(T*)kept.k,       (T*)kept.v,           kept.k_scale,
                          kept.v_scale,     step.page_tokens,     shape_.num_kv_heads,
                          shape_.head_width};
-    each_row(step.num_tokens, [&](int t) { place(layer, step, t, projected, cache); });
-    attend(step, cache, projected, layer.qkv.rows);
+    const Attention<T> attention(cache, sight_, shape_.num_heads, projected, stride);
+    const Input in = read(layer.attention_norm, x, num, lora ? &lora->qkv : nullptr);
+    const int early = num < kFew ? (int)pieces_.size() : 0;
+    const auto project = [&](int first, int end) {
+      const auto write = [&](int t, int p, const float* product) {
+        write_panel(layer.qkv, p, product, projected + (size_t)t * stride, false);
+      };
+      multiply(layer.qkv, in.rows, num, first, end, write, in.added);
+    };
+    split(layer.qkv.panels(), num, project, early, [&](int i) { attention.prefetch(pieces_[i]); });
+    each_row(num, [&](int t) { place(layer, step, t, projected, cache); });
+    attend(attention);
   }
 
   // Normalise and rotate a token's queries and keys, scale the queries for attention, and put keys and
@@ -235,39 +255,46 @@ class Stretch {
     }
   }
 
-  // Put each row's attention in the place of its queries.
-  template <class T>
-  void attend(const Step& step, const Cache<T>& cache, float* projected, int stride) {
-    constexpr int kRows = 16, kLeastChunks = 4;
-    const Attention<T> attention(cache, sight_, shape_.num_heads, projected, stride);
-    int most_chunks = 0;
+  // List the pieces of a step's attention, which are the same in every layer.
+  void find_pieces(const Step& step) {
+    constexpr int kRows = 16;
     pieces_.clear();
     for (int s = 0; s < step.num_sequences; ++s) {
       const Sequence& sequence = step.sequences[s];
       for (int first = sequence.start; first < sequence.end; first += kRows)
-        for (int h = 0; h < shape_.num_kv_heads; ++h) {
-          const int end = std::min(first + kRows, sequence.end);
-          pieces_.emplace_back(sequence, sight_, h, first, end);
-          most_chunks = std::max(most_chunks, pieces_.back().to);
-        }
+        for (int h = 0; h < shape_.num_kv_heads; ++h)
+          pieces_.emplace_back(sequence, sight_, h, first, std::min(first + kRows, sequence.end));
     }
-    const int num_whole = (int)pieces_.size();
-    if (num_whole >= 4 * pool_.num_threads() || most_chunks < 2 * kLeastChunks) {
-      pool_.run(num_whole, [&](int i) { attention.whole(pieces_[i]); });
-      return;
-    }
-    // Few rows that look far back: chunks are shared out, too.
+    find_splits();
+  }
+
+  // Where few rows look far back, chunks are shared out, too.
+  void find_splits() {
+    constexpr int kLeastChunks = 4;
     splits_.clear();
-    size_t num_parts = 0;
+    num_parts_ = 0;
+    int most_chunks = 0;
+    for (const Piece& piece : pieces_) most_chunks = std::max(most_chunks, piece.to);
+    if ((int)pieces_.size() >= 4 * pool_.num_threads() || most_chunks < 2 * kLeastChunks) return;
+    const int group = shape_.num_heads / shape_.num_kv_heads;
     for (const Piece& whole : pieces_)
       for (int from = 0; from < whole.to; from += kLeastChunks) {
         Piece part = whole;
         part.from = from, part.to = std::min(from + kLeastChunks, whole.to);
-        splits_.push_back({part, num_parts});
-        num_parts += (size_t)attention.num_parts(part) * (part.to - part.from);
+        splits_.push_back({part, num_parts_});
+        num_parts_ += (size_t)(part.end - part.first) * group * (part.to - part.from);
       }
-    parts_.resize(std::max(parts_.size(), num_parts));
-    float* sums = rooms_.floats(sums_, num_parts * shape_.head_width);
+  }
+
+  // Put each row's attention in the place of its queries.
+  template <class T>
+  void attend(const Attention<T>& attention) {
+    if (splits_.empty()) {
+      pool_.run((int)pieces_.size(), [&](int i) { attention.whole(pieces_[i]); });
+      return;
+    }
+    parts_.resize(std::max(parts_.size(), num_parts_));
+    float* sums = rooms_.floats(sums_, num_parts_ * shape_.head_width);
     pool_.run((int)splits_.size(), [&](int i) {
       const Split& split = splits_[i];
       attention.partly(split.piece, &parts_[split.at], sums + split.at * shape_.head_width);
@@ -301,7 +328,8 @@ class Stretch {
   Sight sight_{};              // of the layer at hand
   std::vector<uint8_t*> own_;  // in a later loop: each token's page of the loop's own
   std::vector<Piece> pieces_;
-  std::vector<Split> splits_;
+  std::vector<Split> splits_;  // empty where pieces stay whole
+  size_t num_parts_ = 0;       // of all splits
   std::vector<Part> parts_;
   std::vector<float> sums_;
 };

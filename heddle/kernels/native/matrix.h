@@ -32,11 +32,18 @@ struct Matrix {
 
   int panels() const { return (rows + kPanel - 1) / kPanel; }
   int groups() const { return cols / kGroup; }
-  static int group_bytes(int kind) { return kind == kNibbles ? 256 + 64 : 512 + 32; }
+  static constexpr int group_bytes(int kind) { return kind == kNibbles ? 256 + 64 : 512 + 32; }
   const uint8_t* panel(int i) const {
     return data + (size_t)i * groups() * group_bytes(kind);
   }
 };
+
+// Ask for the nibbles that are met a dozen groups further on. A group is small and its product
+// short: without this a processor has too few of them under way to fill memory's delay.
+inline void prefetch_nibbles(const uint8_t* group) {
+  constexpr int kSize = Matrix::group_bytes(kNibbles);
+  prefetch_once<kSize>(group + 12 * kSize);
+}
 
 // Rows of activations in int8: value = scale * q. `sum` is the sum of a group's q. With two planes
 // a row is followed by what rounding left of it, rounded: together they have 15 bits.

@@ -25,8 +25,8 @@ struct Added {
 };
 
 template <int N>
-inline void add_products(const Matrix& m, int panel, const Rounded* x, Panel* acc) {
-  if (m.kind == kNibbles) dot_nibbles<N>(m.panel(panel), m.groups(), x, acc);
+inline void add_products(const Matrix& m, int panel, const Rounded* x, bool is_first, Panel* acc) {
+  if (m.kind == kNibbles) dot_nibbles<N>(m.panel(panel), m.groups(), x, is_first, acc);
   else dot_bytes<N>(m.panel(panel), m.groups(), x, acc);
 }
 
@@ -36,10 +36,10 @@ inline void dot(const Matrix& m, const Rounded& x, const Added& added, int panel
   Rounded rows[N];
   Panel acc[N];
   for (int n = 0; n < N; ++n) acc[n] = panel_zero(), rows[n] = x.plane(first + n);
-  add_products<N>(m, panel, rows, acc);
+  add_products<N>(m, panel, rows, first == 0, acc);
   if (added.m) {
     for (int n = 0; n < N; ++n) rows[n] = added.x.plane(first + n);
-    add_products<N>(*added.m, panel, rows, acc);
+    add_products<N>(*added.m, panel, rows, first == 0, acc);
   }
   for (int n = 0; n < N; ++n) panel_store(out[n], acc[n]);
 }

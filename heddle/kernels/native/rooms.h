@@ -41,20 +41,19 @@ struct Input {
   Added added;
 };
 
-// Make a group of 32 channels of a gated product, silu(gate) * up, and round it. `gate_up` has gates
-// above ups. Each row may have a weight.
+// Make a group of 32 channels of a gated product, silu(gate) * up, and round it. `gate_up` has
+// gates and ups in turns of a group. Each row may have a weight.
 inline void gate_group(const Matrix& gate_up, const Input& in, int num, int group,
                        const Rounded& gated, const float* weights) {
   static thread_local std::vector<float> room;
   room.resize((size_t)num * 2 * kGroup);
-  for (int part = 0; part < 2; ++part) {
-    const int panel = part * gate_up.panels() / 2 + 2 * group;
-    const auto write = [&](int t, int p, const float* product) {
-      float* to = room.data() + (size_t)t * 2 * kGroup + part * kGroup + (p - panel) * kPanel;
-      std::memcpy(to, product, sizeof(float) * kPanel);
-    };
-    multiply(gate_up, in.rows, num, panel, panel + 2, write, in.added);
-  }
+  constexpr int kPanels = 2 * kGroup / kPanel;
+  const int panel = kPanels * group;
+  const auto write = [&](int t, int p, const float* product) {
+    float* to = room.data() + (size_t)t * 2 * kGroup + (p - panel) * kPanel;
+    std::memcpy(to, product, sizeof(float) * kPanel);
+  };
+  multiply(gate_up, in.rows, num, panel, panel + kPanels, write, in.added);
   for (int t = 0; t < num; ++t) {
     float *gate = room.data() + (size_t)t * 2 * kGroup, *up = gate + kGroup;
     const Vec weight = all(weights ? weights[t] : 1.0f);

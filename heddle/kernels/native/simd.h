@@ -39,6 +39,16 @@ inline void store(float* to, Vec v) { std::memcpy(to, &v, sizeof v); }
 
 inline Vec all(float x) { return x - Vec{}; }
 
+// Ask for memory that is read soon, and for such as is read only once: caches keep the rest.
+inline void prefetch(const void* from, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch((const char*)from + i);
+}
+
+template <size_t kBytes>
+inline void prefetch_once(const void* from) {
+  for (size_t i = 0; i < kBytes; i += 64) __builtin_prefetch((const char*)from + i, 0, 0);
+}
+
 inline Vec fma(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)
   return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
