@@ -129,7 +129,7 @@ class NativeLayers(nn.Module):
             routes = Routes(log_prior_TE, bias_TE, chosen_3LTE)
         self._stretch.run(
             x_TD,
-            _tokens(context, memory, num_layers=len(layers)),
+            _tokens(context, memory),
             memory.pages.native,
             layers=layers,
             routes=routes,
@@ -140,7 +140,7 @@ class NativeLayers(nn.Module):
         return x_TD, [Choice(*parts) for parts in zip(*routes.chosen_3LTE, strict=True)]
 
 
-def _tokens(context: Context, memory: PagedMemory, *, num_layers: int) -> Tokens:
+def _tokens(context: Context, memory: PagedMemory) -> Tokens:
     """Return what native layers need to know of a step's tokens, all or those of a later loop."""
     first = Tokens(
         cos_TC=context.angles.cos_T1C,
@@ -156,8 +156,8 @@ def _tokens(context: Context, memory: PagedMemory, *, num_layers: int) -> Tokens
         first,
         position_T=memory.position_T[context.rows],
         place_T=None,
-        spans=memory.spans_again(context.loop, context.rows, num_layers=num_layers),
-        block_tokens=memory.pages.loop_block_tokens,
+        spans=memory.spans_again(context.loop, context.rows),
+        block_tokens=memory.pages.page_tokens,
     )
 
 

@@ -34,25 +34,38 @@ class LaterLoops:
 
     def __init__(self):
         self._kept: dict[tuple[int, int], Own] = {}
-        self._pages: dict[int, tuple[int, OwnPage]] = {}
+        self._pages: dict[int, OwnPage] = {}
 
-    def pages(self, loop: int, blocks: range, new_page: Callable[[], OwnPage]) -> list[OwnPage]:
-        """Return a loop's pages of neighbouring blocks, of which the first may be here already.
+    def page(self, loop: int, new_page: Callable[[], OwnPage]) -> OwnPage:
+        """Return a loop's page."""
+        if loop not in self._pages:
+            self._pages[loop] = new_page()
+        return self._pages[loop]
 
-        The last one is kept.
-        """
-        block, page = self._pages.get(loop, (None, None))
-        found = [page if page is not None and block == number else new_page() for number in blocks]
-        self._pages[loop] = (blocks[-1], found[-1])
-        return found
-
-    def add(self, layer: int, loop: int, new: Own, *, block_start: int) -> Own:
-        """Return what is kept and what is new; keep what lies at `block_start` or behind it."""
+    def add(self, layer: int, loop: int, new: Own) -> Own:
+        """Keep what is new, and return it behind what there was."""
         old = self._kept.get((layer, loop))
-        together = Own(*map(torch.cat, zip(old, new, strict=True))) if old else new
-        stays = together.position_N >= block_start
-        self._kept[layer, loop] = Own(*(part[stays] for part in together))
-        return together
+        if old is not None:
+            new = Own(*map(torch.cat, zip(old, new, strict=True)))
+        self._kept[layer, loop] = new
+        return new
+
+    def move_last(self, pages: Pages, page: int) -> set[int]:
+        """Put each token's last loop into the cache's page of the block, and forget all loops.
+
+        Return the layers that have changed.
+        """
+        size = pages.page_tokens
+        for _, own in sorted(self._pages.items()):  # a later one in the place of those before it
+            for number, layer in enumerate(pages.think_layers):
+                pages.native[layer].take(page, own, number, block_tokens=size)
+        for layer, loop in sorted(self._kept):
+            own = self._kept[layer, loop]
+            place_N = page * size + own.position_N % size
+            pages.k_LKC[layer][place_N], pages.v_LKC[layer][place_N] = own.k_NKC, own.v_NKC
+        changed = {layer for layer, _ in self._kept}
+        self._kept, self._pages = {}, {}
+        return changed
 
 
 class Segment(NamedTuple):
@@ -99,6 +112,7 @@ class PagedMemory:
             positions += new
             places += [segment.pages[at // size] * size + at % size for at in new]
         self.position_T, self.place_T = torch.tensor([positions, places])
+        self._poolers: dict[int, Pooler] = {}  # by layer, those that have pooled
 
     @cached_property
     def _filled(self) -> tuple[Tensor, Tensor]:
@@ -131,21 +145,17 @@ class PagedMemory:
             for segment, page_P in zip(self.segments, self._pages_of, strict=True)
         ]
 
-    def spans_again(self, loop: int, rows: Tensor, *, num_layers: int) -> list[Span]:
-        """Return those of the tokens at `rows` in a later loop of so many layers."""
-        size, position_N, found = self.pages.loop_block_tokens, self.position_T[rows], []
+    def spans_again(self, loop: int, rows: Tensor) -> list[Span]:
+        """Return those of the tokens at `rows` in a later loop."""
+        found = []
         for segment, page_P, (low, high) in zip(
             self.segments, self._pages_of, _cuts(rows, self.segments), strict=True
         ):
             if low == high:
                 continue
-            first, last = (int(position_N[row]) // size for row in (low, high - 1))
-            own = segment.later.pages(
-                loop,
-                range(first, last + 1),
-                lambda: self.pages.native[0].own_page(num_layers=num_layers, block_tokens=size),
-            )
-            found.append(Span(start=low, end=high, page_P=page_P, own=own, first_block=first))
+            own = segment.later.page(loop, self.pages.own_page)
+            block = segment.num_past // self.pages.page_tokens
+            found.append(Span(start=low, end=high, page_P=page_P, own=[own], first_block=block))
         return found
 
     def attend(
@@ -155,7 +165,8 @@ class PagedMemory:
         self.pages.k_LKC[layer][self.place_T] = k_TKC
         self.pages.v_LKC[layer][self.place_T] = v_TKC
         if pooler is not None and len(self._filled[0]):
-            self._summarise(layer, pooler)
+            self._poolers[layer] = pooler
+            self._summarise(layer)
         out_THC = torch.empty_like(q_THC)
         for run, causal_TL in zip(self._runs, self._causal, strict=True):
             q_NHC = q_THC[run.start : run.end]
@@ -179,18 +190,12 @@ class PagedMemory:
     ) -> Tensor:
         """See `model.memory.Memory.attend_again`."""
         out_NHC = torch.empty_like(q_NHC)
-        block_tokens = self.pages.loop_block_tokens
         own: dict[int, Own] = {}
         for segment, (low, high) in zip(self.segments, _cuts(rows, self.segments), strict=True):
             if low < high:
                 position_N = rows[low:high] - segment.start + segment.num_past
-                last = segment.num_past + segment.end - segment.start - 1
-                own[segment.start] = segment.later.add(
-                    layer,
-                    loop,
-                    Own(position_N, k_NKC[low:high], v_NKC[low:high]),
-                    block_start=last - last % block_tokens,
-                )
+                new = Own(position_N, k_NKC[low:high], v_NKC[low:high])
+                own[segment.start] = segment.later.add(layer, loop, new)
         for run, (low, high) in zip(self._runs, _cuts(rows, self._runs), strict=True):
             if low == high:
                 continue
@@ -205,9 +210,30 @@ class PagedMemory:
                 q_NHC[None, low:high],
                 torch.cat([k_LKC, mine.k_NKC])[None],
                 torch.cat([v_LKC, mine.v_NKC])[None],
-                mask=with_own_block(first_NL, position_N, mine.position_N, block_tokens),
+                mask=with_own_block(first_NL, position_N, mine.position_N, self.pages.page_tokens),
             )[0]
         return out_NHC
+
+    def part(self, rows: Tensor) -> "PagedMemory":
+        """See `model.memory.Memory.part`."""
+        segments = []
+        for segment, (low, high) in zip(self.segments, _cuts(rows, self.segments), strict=True):
+            if low < high:
+                num_past = segment.num_past + int(rows[low]) - segment.start
+                segments.append(segment._replace(start=low, end=high, num_past=num_past))
+        return PagedMemory(self.pages, segments)
+
+    def close_blocks(self) -> None:
+        """See `model.memory.Memory.close_blocks`."""
+        changed: set[int] = set()
+        for segment in self.segments:
+            num_blocks, rest = divmod(
+                segment.num_past + segment.end - segment.start, self.pages.page_tokens
+            )
+            if rest == 0:
+                changed |= segment.later.move_last(self.pages, segment.pages[num_blocks - 1])
+        for layer in changed & self._poolers.keys():
+            self._summarise(layer)
 
     def running_mean(self, x_TJ: Tensor, *, decay: float) -> Tensor:
         """See `model.memory.Memory.running_mean`."""
@@ -272,9 +298,10 @@ class PagedMemory:
         size = self.pages.page_tokens
         return torch.tensor(pages)[position_L // size] * size + position_L % size
 
-    def _summarise(self, layer: int, pooler: Pooler) -> None:
+    def _summarise(self, layer: int) -> None:
         """Pool the blocks that this step completes."""
         page_B, block_B = self._filled
+        pooler = self._poolers[layer]
         k_BNKC = self.pages.of(self.pages.k_LKC[layer], page_B)
         v_BNKC = self.pages.of(self.pages.v_LKC[layer], page_B)
         for tier, kept in enumerate(self.pages.slots[layer]):

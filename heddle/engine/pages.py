@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from heddle.engine.config import EngineConfig
-from heddle.kernels.cpu import LayerCache
+from heddle.kernels.cpu import LayerCache, OwnPage
 from heddle.model.config import ModelConfig
 from heddle.model.slots import Slots
 
@@ -36,10 +36,14 @@ class Pages:
         dtype: torch.dtype,
         is_native: bool = False,
     ):
+        think = config.think
+        assert think is None or page_tokens == think.block_tokens, "a page is a block"
         self.page_tokens = page_tokens
         self.is_native = is_native
         self.memory = config.memory
-        self.loop_block_tokens = config.think.block_tokens if config.think else 0
+        self.think_layers = range(0)
+        if think is not None:
+            self.think_layers = range(think.first_layer, think.first_layer + think.num_layers)
         heads = (config.num_kv_heads, config.head_width)
         shape = (num_pages * page_tokens, *heads)
         self.k_LKC = [torch.empty(shape, dtype=dtype) for _ in range(config.num_layers)]
@@ -57,6 +61,11 @@ class Pages:
         self.mean_PJ = torch.zeros(
             num_pages, mean_width, dtype=torch.float32 if is_native else dtype
         )
+
+    def own_page(self) -> OwnPage:
+        """Return an empty page for what a sequence's block leaves behind in a later loop."""
+        num_layers = len(self.think_layers)
+        return self.native[0].own_page(num_layers=num_layers, block_tokens=self.page_tokens)
 
     def of(self, tensor_LKC: Tensor, page_P: Tensor) -> Tensor:
         """Return whole pages of a layer's keys or values, (pages, tokens, heads, channels)."""

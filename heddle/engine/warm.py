@@ -6,7 +6,7 @@ decides what is in a page; every page carries a checksum. A file that is another
 is left alone, and a log line says so.
 
 FINGERPRINT.pages
-    "HEDDLEPAGES1"
+    "HEDDLEPAGES2"
     length of the list (8 bytes, little-endian), the list (JSON), its CRC-32 (4)
     for each page of the list its bytes and their CRC-32
 """
@@ -37,7 +37,7 @@ from heddle.weights.native import model_sha256
 
 log = logging.getLogger(__name__)
 
-MAGIC = b"HEDDLEPAGES1"
+MAGIC = b"HEDDLEPAGES2"
 SUFFIX = ".pages"
 MAX_BYTES = 1 << 30  # of all files of the folder together
 SYNC_BYTES = 8 << 20  # a request that comes while a file is written waits for so much at most

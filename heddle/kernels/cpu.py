@@ -251,7 +251,22 @@ class LayerCache(NamedTuple):
         scale_bytes = 0 if self.k_scale is None else self.k_scale.itemsize
         layer_bytes = 2 * num_heads * block_tokens * (width * self.k.itemsize + scale_bytes)
         present = torch.zeros(-(-block_tokens // CHUNK), dtype=torch.int64)
-        return OwnPage(torch.zeros(num_layers * layer_bytes, dtype=torch.uint8), present)
+        return OwnPage(torch.zeros(num_layers, layer_bytes, dtype=torch.uint8), present)
+
+    def take(self, page: int, own: OwnPage, number: int, *, block_tokens: int) -> None:
+        """Put in a page, of a block's size, what tokens left behind in layer `number` of a loop."""
+        _, num_heads, width = self.k.shape
+        is_present_L = (own.present[:, None] >> torch.arange(CHUNK) & 1).flatten()[:block_tokens]
+        by_token = (num_heads, block_tokens)
+        shapes = ((num_heads, width, block_tokens), (*by_token, width), by_token, by_token)
+        rest = own.data[number]
+        for cache, shape in zip(self, shapes, strict=True):
+            if cache is None:
+                continue
+            into = cache.view(-1, *shape)[page]
+            mine, rest = rest.tensor_split([into.nbytes])
+            is_present = is_present_L[:, None] if cache is self.v else is_present_L
+            into.copy_(torch.where(is_present > 0, mine.view(cache.dtype).view(shape), into))
 
 
 class Stretch:

@@ -23,6 +23,10 @@ class Depth(NamedTuple):
     auto_T: Tensor
     backprop_loops: int | None = None
 
+    def rows(self, rows: Tensor) -> "Depth":
+        """Return the depth of some tokens."""
+        return self._replace(max_T=self.max_T[rows], auto_T=self.auto_T[rows])
+
 
 class LoopStates(NamedTuple):
     """Each token's state after its first loop, its last but one, and its last."""

@@ -99,9 +99,10 @@ class ThinkConfig:
         adapter_rank: rank of the map that mixes the prelude's state back in before each loop.
         lora_rank: rank of what later loops add to the block's own projections.
         max_loops: the most that a request may ask for, `MAX_LOOPS` at most.
-        block_tokens: later loops see each other's keys inside aligned blocks of this many tokens,
-            beside the first loop's keys of all tokens. Blocks end where cache pages do, so that a
-            shared prefix needs nothing of later loops.
+        block_tokens: aligned blocks of this many tokens think one after the other. Inside its own a
+            token sees the keys of the first loop and of the one it is in, of those before each
+            token's last ones. A page of the cache is a block, so that a shared prefix needs nothing
+            of other loops.
         patience: a token that decides itself loops so many times more while it says that it has
             settled. Others see its thoughts by the keys of its loops: these lag behind what it
             would answer.

@@ -33,15 +33,17 @@ class Context:
     loop: int = 1
     rows: Tensor | None = None
 
+    def part(self, rows: Tensor) -> "Context":
+        """Return the context of some of the tokens as if they were the batch; see `Memory.part`."""
+        return replace(
+            self._of(rows),
+            memory=self.memory.part(rows),
+            replay_TRYE=None if self.replay_TRYE is None else self.replay_TRYE[rows],
+        )
+
     def again(self, loop: int, rows: Tensor) -> "Context":
         """Return the context of some of the tokens in a later loop."""
-        return replace(
-            self,
-            angles=self.angles.rows(rows),
-            routing=self.routing.rows(rows) if self.routing else None,
-            loop=loop,
-            rows=rows,
-        )
+        return replace(self._of(rows), loop=loop, rows=rows)
 
     def replayed_TE(self, layer: int) -> Tensor | None:
         """Return the experts that these tokens must take in a layer, if that is given."""
@@ -57,6 +59,10 @@ class Context:
         if self.rows is None:
             return self.memory.attend(layer, q_THC, k_TKC, v_TKC, pooler)
         return self.memory.attend_again(layer, q_THC, k_TKC, v_TKC, loop=self.loop, rows=self.rows)
+
+    def _of(self, rows: Tensor) -> "Context":
+        routing = self.routing.rows(rows) if self.routing else None
+        return replace(self, angles=self.angles.rows(rows), routing=routing)
 
 
 class RMSNorm(nn.Module):

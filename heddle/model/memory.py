@@ -4,7 +4,7 @@ Two forms stand behind it: `WholeSequences` here, for training and for plain for
 `engine/paged_memory.py`, the serving cache. The network cannot tell them apart.
 """
 
-from itertools import groupby, pairwise
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from heddle.model.config import MemoryConfig
+from heddle.model.groups import Group, groups
 from heddle.model.paging import choose_pages
 from heddle.model.slots import Pooler, sees_exactly, sees_summarised
 
@@ -27,7 +28,8 @@ class Memory(Protocol):
         """Store the batch's keys and values and return each query's causal attention, `o_THC`.
 
         Keys and queries arrive rotated. A token sees itself and what came before it in its own
-        sequence; with a pooler, what is old through slots.
+        sequence, of blocks that are closed as `close_blocks` says; with a pooler, what is old
+        through slots.
         """
         ...
 
@@ -41,26 +43,42 @@ class Memory(Protocol):
         """
         ...
 
+    def part(self, rows: Tensor) -> "Memory":
+        """Return the memory of some rows of the batch, in their order, as if they were the batch.
+
+        Of each sequence these are all of its rows here, those of one aligned block, or none. What
+        stands before them in the batch was closed in other parts.
+        """
+        ...
+
+    def close_blocks(self) -> None:
+        """Take note that all loops of all rows are done.
+
+        Where a row is the last of an aligned block, tokens behind the block see each of its tokens
+        by the keys and values of the last loop in which it gave any, in this batch and after it.
+        """
+        ...
+
     def running_mean(self, x_TJ: Tensor, *, decay: float) -> Tensor:
         """Return `s_i = decay * s_{i-1} + (1 - decay) * x_i` along each sequence."""
         ...
 
 
-class _Group(NamedTuple):
-    """Neighbouring sequences of equal length, at rows `start` to `end` of the batch."""
+class KeysValues(NamedTuple):
+    """Of T tokens."""
 
-    start: int
-    end: int
-    length: int
+    k_TKC: Tensor
+    v_TKC: Tensor
 
 
 class _Seen(NamedTuple):
-    """What a group's tokens see of the first loop: T tokens, then M slots, of each sequence.
+    """What a group's tokens, from `first` on, see besides their later loops: L tokens, then slots.
 
     `mask_TL` is added to logits; None is plain causality. `block_L` numbers the block of each token
     and slot.
     """
 
+    first: int
     k_SLKC: Tensor
     v_SLKC: Tensor
     mask_TL: Tensor | None = None
@@ -70,7 +88,8 @@ class _Seen(NamedTuple):
 class WholeSequences:
     """Every sequence is present from its first token; nothing is kept between forward passes.
 
-    Without `config` all is read exactly, whatever the network has for summaries.
+    Without `config` all is read exactly, whatever the network has for summaries. With `rows` it is
+    a part; `closed` has by layer what parts before it have left of the whole batch.
     """
 
     def __init__(
@@ -79,43 +98,56 @@ class WholeSequences:
         *,
         block_tokens: int = 64,
         config: MemoryConfig | None = None,
+        rows: Tensor | None = None,
+        closed: dict[int, KeysValues] | None = None,
     ):
-        self._groups = _groups(bounds_S1)
+        self._bounds_S1, self._rows = bounds_S1, rows
+        self._groups = groups(bounds_S1, rows)
         self._block_tokens = block_tokens
         self._config = config
+        self._closed = {} if closed is None else closed
+        self._newest: dict[int, KeysValues] = {}
         self._seen: dict[int, list[_Seen]] = {}
-        self._masks: dict[int, list[Tensor]] = {}
+        self._masks: dict[tuple[int, int], list[Tensor]] = {}
 
     def attend(
         self, layer: int, q_THC: Tensor, k_TKC: Tensor, v_TKC: Tensor, pooler: Pooler | None = None
     ) -> Tensor:
         """See `Memory.attend`."""
         parts, self._seen[layer] = [], []
+        self._newest[layer] = KeysValues(k_TKC, v_TKC)
         for group in self._groups:
-            q_STHC, k_STKC, v_STKC = (_of(group, x) for x in (q_THC, k_TKC, v_TKC))
-            seen = self._look(k_STKC, v_STKC, pooler)
-            mask = None if seen.mask_TL is None else self._page_in(seen, q_STHC, seen.mask_TL)
+            q_STHC = group.of(q_THC)
+            seen = self._look(group, layer, pooler)
+            mask = None
+            if group.first or seen.mask_TL is not None:
+                position_T = torch.arange(group.first, group.until, device=q_THC.device)
+                mask = self._mask(seen, q_STHC, position_T)
             out_STHC = attention(
                 q_STHC, seen.k_SLKC, seen.v_SLKC, mask=mask, is_causal=mask is None
             )
             parts.append(out_STHC.flatten(0, 1))
             self._seen[layer].append(seen)
-        return torch.cat(parts)
+        return torch.cat(parts) if parts else q_THC  # of no token
 
     def attend_again(
         self, layer: int, q_NHC: Tensor, k_NKC: Tensor, v_NKC: Tensor, *, loop: int, rows: Tensor
     ) -> Tensor:
         """See `Memory.attend_again`."""
+        if self._rows is not None:
+            new = zip(self._newest[layer], (k_NKC, v_NKC), strict=True)
+            self._newest[layer] = KeysValues(*(x.index_copy(0, rows, x_N) for x, x_N in new))
         parts = []
-        if len(rows) == self._groups[-1].end:
+        if self._groups and len(rows) == self._groups[-1].end:
             for group, seen in zip(self._groups, self._seen[layer], strict=True):
-                all_T = torch.arange(group.length, device=rows.device)
-                q_STHC, k_STKC, v_STKC = (_of(group, x) for x in (q_NHC, k_NKC, v_NKC))
+                all_T = torch.arange(group.first, group.until, device=rows.device)
+                q_STHC, k_STKC, v_STKC = (group.of(x) for x in (q_NHC, k_NKC, v_NKC))
                 out_STHC = self._attend_again(seen, q_STHC, k_STKC, v_STKC, all_T)
                 parts.append(out_STHC.flatten(0, 1))
             return torch.cat(parts)
         for group, seen in zip(self._groups, self._seen[layer], strict=True):
-            starts = torch.arange(group.start, group.end + 1, group.length, device=rows.device)
+            num = group.until - group.first
+            starts = torch.arange(group.start, group.end + 1, num, device=rows.device)
             cuts = torch.searchsorted(rows, starts).tolist()
             for number, (low, high) in enumerate(pairwise(cuts)):
                 if low == high:
@@ -124,31 +156,61 @@ class WholeSequences:
                     k_SLKC=seen.k_SLKC[number : number + 1], v_SLKC=seen.v_SLKC[number : number + 1]
                 )
                 q_NHC_, k_NKC_, v_NKC_ = (x[None, low:high] for x in (q_NHC, k_NKC, v_NKC))
-                position_N = rows[low:high] - starts[number]
+                position_N = rows[low:high] - starts[number] + group.first
                 parts.append(self._attend_again(one, q_NHC_, k_NKC_, v_NKC_, position_N)[0])
         return torch.cat(parts) if parts else q_NHC  # of no token
+
+    def part(self, rows: Tensor) -> "WholeSequences":
+        """See `Memory.part`."""
+        return WholeSequences(
+            self._bounds_S1,
+            block_tokens=self._block_tokens,
+            config=self._config,
+            rows=rows,
+            closed=self._closed,
+        )
+
+    def close_blocks(self) -> None:
+        """See `Memory.close_blocks`."""
+        if self._rows is None:  # nothing follows
+            return
+        for layer, newest in self._newest.items():
+            closed = self._closed.get(layer)
+            if closed is None:
+                shape = (self._bounds_S1[-1], *newest.k_TKC.shape[1:])
+                closed = KeysValues(*(x.new_zeros(shape) for x in newest))
+            pairs = zip(closed, newest, strict=True)
+            self._closed[layer] = KeysValues(*(x.index_copy(0, self._rows, n) for x, n in pairs))
 
     def running_mean(self, x_TJ: Tensor, *, decay: float) -> Tensor:
         """See `Memory.running_mean`."""
         parts = []
         for group in self._groups:
-            x_STJ = _of(group, x_TJ)
+            x_STJ = group.of(x_TJ)
             start_SJ = torch.zeros_like(x_STJ[:, 0])
             parts.append(running_mean(x_STJ, start_SJ, decay=decay).flatten(0, 1))
         return torch.cat(parts)
 
-    def _look(self, k_STKC: Tensor, v_STKC: Tensor, pooler: Pooler | None) -> _Seen:
-        """Add the slots that some token of these sequences sees, and say which sees what."""
+    def _look(self, group: Group, layer: int, pooler: Pooler | None) -> _Seen:
+        """Add the slots that some token of a group sees, and say which sees what."""
+        k_STKC, v_STKC = (group.of(x) for x in self._newest[layer])
+        if group.first:
+            past = (x.index_select(0, group.past_P) for x in self._closed[layer])
+            k_STKC, v_STKC = (
+                torch.cat([old.unflatten(0, (-1, group.first)), new], dim=1)
+                for old, new in zip(past, (k_STKC, v_STKC), strict=True)
+            )
         num_seqs, length = k_STKC.shape[:2]
         if self._config is None or pooler is None:
-            return _Seen(k_STKC, v_STKC)
+            return _Seen(group.first, k_STKC, v_STKC)
         ranges = self._config.summarised((length - 1) // self._config.block_tokens)
         if ranges[0][1] == 0:
-            return _Seen(k_STKC, v_STKC)
-        if length not in self._masks:
-            self._masks[length] = _visibility(self._config, length, k_STKC.device)
+            return _Seen(group.first, k_STKC, v_STKC)
+        here = (group.first, length)
+        if here not in self._masks:
+            self._masks[here] = _visibility(self._config, *here, k_STKC.device)
         k_parts, v_parts = [k_STKC], [v_STKC]
-        mask_parts = [additive(self._masks[length][0], k_STKC.dtype)]
+        mask_parts = [additive(self._masks[here][0], k_STKC.dtype)]
         block_parts = [torch.arange(length, device=k_STKC.device) // self._config.block_tokens]
         for tier, (_, end) in enumerate(ranges):
             if end == 0:
@@ -163,18 +225,30 @@ class WholeSequences:
                 into.append(found.reshape(num_seqs, -1, *found.shape[2:]))
             bias_M = slots.bias_BM[:end].flatten()
             block_parts.append(block_B[:end].repeat_interleave(slots.k_BMKC.shape[1]))
-            mask_parts.append(additive(self._masks[length][tier + 1], k_STKC.dtype) + bias_M)
+            mask_parts.append(additive(self._masks[here][tier + 1], k_STKC.dtype) + bias_M)
         mask_TL = torch.cat(mask_parts, dim=1).to(k_STKC.dtype)
         return _Seen(
-            torch.cat(k_parts, dim=1), torch.cat(v_parts, dim=1), mask_TL, torch.cat(block_parts)
+            group.first,
+            torch.cat(k_parts, dim=1),
+            torch.cat(v_parts, dim=1),
+            mask_TL,
+            torch.cat(block_parts),
         )
+
+    def _mask(self, seen: _Seen, q_SNHC: Tensor, position_N: Tensor) -> Tensor:
+        """Return what queries at some positions see of it."""
+        if seen.mask_TL is None:
+            key_L = torch.arange(seen.k_SLKC.shape[1], device=position_N.device)
+            return key_L <= position_N[:, None]
+        return self._page_in(seen, q_SNHC, seen.mask_TL[position_N - seen.first])
 
     def _page_in(self, seen: _Seen, q_SNHC: Tensor, mask_NL: Tensor) -> Tensor:
         """Return the mask of queries that read some old blocks exactly, in place of their slots."""
         paged_blocks = self._config.paged_blocks if self._config else 0
         if paged_blocks == 0 or seen.mask_TL is None or seen.block_L is None:
             return mask_NL
-        is_token_L = torch.arange(len(seen.block_L), device=mask_NL.device) < len(seen.mask_TL)
+        num_tokens = seen.first + len(seen.mask_TL)
+        is_token_L = torch.arange(len(seen.block_L), device=mask_NL.device) < num_tokens
         chosen_SNB = choose_pages(
             q_SNHC,
             seen.k_SLKC,
@@ -189,11 +263,7 @@ class WholeSequences:
     def _attend_again(
         self, seen: _Seen, q_SNHC: Tensor, k_SNKC: Tensor, v_SNKC: Tensor, position_N: Tensor
     ) -> Tensor:
-        if seen.mask_TL is None:
-            key_L = torch.arange(seen.k_SLKC.shape[1], device=position_N.device)
-            first_NL = key_L <= position_N[:, None]
-        else:
-            first_NL = self._page_in(seen, q_SNHC, seen.mask_TL[position_N])
+        first_NL = self._mask(seen, q_SNHC, position_N)
         return attention(
             q_SNHC,
             torch.cat([seen.k_SLKC, k_SNKC], dim=1),
@@ -251,26 +321,14 @@ def running_mean(x_STJ: Tensor, start_SJ: Tensor, *, decay: float) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _groups(bounds_S1: tuple[int, ...]) -> list[_Group]:
-    spans = groupby(pairwise(bounds_S1), key=lambda span: span[1] - span[0])
-    groups = []
-    for length, members in spans:
-        members = list(members)
-        groups.append(_Group(members[0][0], members[-1][1], length))
-    return groups
-
-
-def _of(group: _Group, x: Tensor) -> Tensor:
-    """Return a group's rows as (sequences, tokens, ...)."""
-    return x[group.start : group.end].unflatten(0, (-1, group.length))
-
-
-def _visibility(config: MemoryConfig, length: int, device: torch.device) -> list[Tensor]:
-    """Return which tokens, then which slots of each tier, each token of a sequence sees."""
-    position_T = torch.arange(length, device=device)
+def _visibility(
+    config: MemoryConfig, first: int, length: int, device: torch.device
+) -> list[Tensor]:
+    """Return which tokens, then which slots of each tier, tokens of a sequence see from `first`."""
+    position_T = torch.arange(first, length, device=device)
     ranges = config.summarised((length - 1) // config.block_tokens)
     return [
-        sees_exactly(config, position_T, position_T),
+        sees_exactly(config, position_T, torch.arange(length, device=device)),
         *(
             sees_summarised(config, position_T, tier=tier, num_blocks=end)
             for tier, (_, end) in enumerate(ranges)

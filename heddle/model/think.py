@@ -5,10 +5,13 @@
     d_t = R_{θ+LoRA}(u_t) - h_{t-1}
     h_t = h_{t-1} + σ(W_g d_t + b) ⊙ d_t              b = -3 at first: small steps
 
-Only tokens that still think are computed. In later loops they attend to the first loop's keys and
-values of all tokens, and to each other's of the same loop inside aligned blocks. Sources:
+Only tokens that still think are computed. In every loop they attend to the keys and values of the
+first loop of tokens in their own aligned block, in later ones also to each other's of the same loop
+there, and to those that tokens of earlier blocks gave in their last loop. So a sequence's blocks
+think one after the other, and what is read at once is what is served token by token. Sources:
 retrofitted recurrence (arXiv:2511.07384), thinking at hard tokens (arXiv:2511.08577), a shared
-first-loop cache with a local window (arXiv:2510.24824).
+first-loop cache with a local window (arXiv:2510.24824); what the past should be seen by was chosen
+by experiment (docs/experiments/loop_cache.md).
 """
 
 from collections.abc import Callable
@@ -17,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from heddle.model.batch import Depth, LoopStates
+from heddle.model.batch import Depth, LoopStates, Packed
 from heddle.model.config import ModelConfig, ThinkConfig
 from heddle.model.layers import Context, LayerLora, Lora
 from heddle.model.router import Choice
@@ -43,7 +46,11 @@ class Thought(NamedTuple):
 
 
 class Think(nn.Module):
-    """Runs the block's layers once for every token, and again for those that think on."""
+    """Runs the block's layers once for every token, and again for those that think on.
+
+    A sequence that may loop goes through all of this one aligned block of tokens after the other:
+    its first one in the batch with other sequences' first, then its second.
+    """
 
     def __init__(self, config: ModelConfig, think: ThinkConfig):
         super().__init__()
@@ -61,15 +68,53 @@ class Think(nn.Module):
         # The largest of a number over processes that must run the same loops; alone, the number.
         self.agree: Callable[[int], int] = int
         self.patience = think.patience
+        self.num_layers, self.block_tokens = think.num_layers, think.block_tokens
 
-    def forward(self, x_TD: Tensor, block: Block, context: Context, depth: Depth | None) -> Thought:
+    def forward(self, x_TD: Tensor, block: Block, context: Context, packed: Packed) -> Thought:
+        ones_T = torch.ones_like(packed.position_T)
+        depth = packed.depth or Depth(ones_T, torch.zeros_like(ones_T, dtype=torch.bool))
+        deepest = self.agree(int(depth.max_T.max()))
+        rounds = self._rounds(packed, depth) if deepest > 1 else []
+        if not rounds:
+            return self._think(x_TD, block, context, depth, deepest)
+        thoughts = [
+            self._think(
+                x_TD.index_select(0, rows), block, context.part(rows), depth.rows(rows), deepest
+            )
+            for rows in rounds
+        ]
+        return self._together(thoughts, rounds)
+
+    def _rounds(self, packed: Packed, depth: Depth) -> list[Tensor]:
+        """Return the rows of each round, none if all go together.
+
+        Those of a sequence without loops are in the first.
+        """
+        round_T = torch.zeros_like(packed.position_T)
+        if len(packed.bounds_S1) <= len(round_T):  # some sequence brings several tokens
+            bounds_S1 = torch.tensor(packed.bounds_S1, device=round_T.device)
+            start_S, length_S = bounds_S1[:-1], bounds_S1.diff()
+            sequence_T = torch.arange(len(start_S), device=round_T.device)
+            sequence_T = sequence_T.repeat_interleave(length_S)
+            looped_T = (depth.max_T > 1).long()
+            num_looped_S = torch.zeros_like(start_S).index_add(0, sequence_T, looped_T)
+            block_T = packed.position_T // self.block_tokens
+            round_T = block_T - block_T[start_S][sequence_T]
+            round_T = torch.where(num_looped_S[sequence_T] > 0, round_T, 0)
+        num_rounds = self.agree(int(round_T.max()) + 1)
+        if num_rounds == 1:
+            return []
+        return [(round_T == number).nonzero()[:, 0] for number in range(num_rounds)]
+
+    def _think(
+        self, x_TD: Tensor, block: Block, context: Context, depth: Depth, deepest: int
+    ) -> Thought:
+        """Take tokens of which no sequence that may loop has more than one block."""
         h_TD, choices = block(x_TD, context)
         hard_logit_T, settled_logit_T = self._read(h_TD)
-        loops_T = torch.ones_like(hard_logit_T, dtype=torch.long)
-        depth = depth or Depth(loops_T, torch.zeros_like(loops_T, dtype=torch.bool))
+        loops_T = torch.ones_like(depth.max_T)
         thinks_T = ~depth.auto_T | (hard_logit_T > 0)
         settled_for_T = torch.zeros_like(loops_T)
-        deepest = self.agree(int(depth.max_T.max()))
         first_TD = before_TD = h_TD
         for loop in range(2, deepest + 1):
             rows = (thinks_T & (depth.max_T >= loop)).nonzero()[:, 0]
@@ -89,8 +134,41 @@ class Think(nn.Module):
             settled_for_N = torch.where(settled_logit_N > 0, settled_for_T[rows] + 1, 0)
             settled_for_T[rows] = settled_for_N
             thinks_T[rows] &= ~(depth.auto_T[rows] & (settled_for_N > self.patience))
+        context.memory.close_blocks()
         states = LoopStates(first_TD, before_TD, h_TD)
         return Thought(states, loops_T, hard_logit_T, settled_logit_T, choices)
+
+    def _together(self, thoughts: list[Thought], rounds: list[Tensor]) -> Thought:
+        """Return the thought of all tokens from those of each round's."""
+        order_T = torch.cat(rounds).argsort()
+
+        def whole(parts: tuple[Tensor, ...]) -> Tensor:
+            return torch.cat(parts).index_select(0, order_T)
+
+        states, *others, _ = zip(*thoughts, strict=True)
+        return Thought(
+            LoopStates(*map(whole, zip(*states, strict=True))),
+            *map(whole, others),
+            choices=self._choices_together(thoughts, rounds),
+        )
+
+    def _choices_together(self, thoughts: list[Thought], rounds: list[Tensor]) -> list[Choice]:
+        """Return one choice a layer and loop, of all tokens that went so deep, in their order."""
+        choices = []
+        for place in range(max(len(thought.choices) for thought in thoughts)):
+            loop = 1 + place // self.num_layers
+            rows, parts = zip(
+                *(
+                    (rows[thought.loops_T >= loop], thought.choices[place])
+                    for thought, rows in zip(thoughts, rounds, strict=True)
+                    if place < len(thought.choices)
+                ),
+                strict=True,
+            )
+            order_N = torch.cat(rows).argsort()
+            fields = (torch.cat(each).index_select(0, order_N) for each in zip(*parts, strict=True))
+            choices.append(Choice(*fields))
+        return choices
 
     def _loop(
         self, h_ND: Tensor, x_ND: Tensor, block: Block, context: Context

@@ -54,7 +54,7 @@ class Transformer(nn.Module):
             end = first + self.config.think.num_layers
             x_TD, choices = self.layers(x_TD, context, part=slice(first))
             block = partial(self.layers, part=slice(first, end))
-            thought = self.think(x_TD, block, context, packed.depth)
+            thought = self.think(x_TD, block, context, packed)
             x_TD = thought.states.last_TD
             choices += thought.choices
         x_TD, more = self.layers(x_TD, context, part=slice(end, None))

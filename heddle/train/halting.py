@@ -99,7 +99,12 @@ class Halting:
         is_hard_T[rows] = is_hard_N
         is_hard_N = _reaching(is_hard_T, batch, self.reach)[rows]
         hard = _verdict(
-            outs[1].trace.hard_logit_T, rows, is_hard_N, weight_N, miss_weight=self.caution
+            # What a token is read by once those of earlier blocks have thought.
+            outs[deepest].trace.hard_logit_T,
+            rows,
+            is_hard_N,
+            weight_N,
+            miss_weight=self.caution,
         )
         settled = [
             _verdict(

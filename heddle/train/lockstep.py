@@ -6,6 +6,7 @@ each sequence costs. Called by `self_text`, `retention` and `rollout`.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -28,10 +29,6 @@ class Lockstep:
         self, layer: int, q_SHC: Tensor, k_SKC: Tensor, v_SKC: Tensor, pooler: Pooler | None = None
     ) -> Tensor:
         """See `Memory.attend`."""
-        place = self.position % self._block_tokens
-        if place == 0:  # later loops do not see into other blocks
-            for key in [key for key in self._kept if key[1] == layer and key[2] > 1]:
-                del self._kept[key]
         k_SLKC, v_SLKC = (
             self._keep((name, layer, 1), x, self.position, self._max_tokens)
             for name, x in (("key", k_SKC), ("value", v_SKC))
@@ -65,6 +62,23 @@ class Lockstep:
         mask_NL = torch.cat([first_NL, seen_SL[rows]], dim=1)
         return attention(q_NHC[:, None], k_NLKC, v_NLKC, mask=mask_NL[:, None, None])[:, 0]
 
+    def part(self, rows: Tensor) -> NoReturn:
+        """See `Memory.part`."""
+        raise AssertionError("a token of each sequence is no more than a block of it")
+
+    def close_blocks(self) -> None:
+        """See `Memory.close_blocks`."""
+        if (self.position + 1) % self._block_tokens:
+            return
+        here = slice(self.position + 1 - self._block_tokens, self.position + 1)
+        later = sorted((loop, layer) for name, layer, loop in self._kept if name == "seen")
+        for loop, layer in later:  # a later one in the place of those before it
+            seen_SL = self._kept.pop(("seen", layer, loop))
+            for name in ("key", "value"):
+                last_SLKC = self._kept.pop((name, layer, loop))
+                kept_SLKC = self._kept[name, layer, 1][:, here]
+                kept_SLKC.copy_(torch.where(seen_SL[..., None, None], last_SLKC, kept_SLKC))
+
     def running_mean(self, x_SJ: Tensor, *, decay: float) -> Tensor:
         """See `Memory.running_mean`."""
         before_SJ = self._kept.get(("mean", 0, 0), torch.zeros_like(x_SJ))
@@ -75,24 +89,13 @@ class Lockstep:
         """Go on with some of the sequences alone."""
         self._kept = {key: kept[rows_N] for key, kept in self._kept.items()}
 
-    def _keep(
-        self,
-        key: tuple[str, int, int],
-        x: Tensor,
-        place: int,
-        num_places: int,
-        rows: Tensor | None = None,
-    ) -> Tensor:
-        """Write a new entry of every sequence, or of some; return theirs up to this place."""
+    def _keep(self, key: tuple[str, int, int], x_S: Tensor, place: int, num_places: int) -> Tensor:
+        """Write a new entry of every sequence, and return theirs up to this place."""
         if key not in self._kept:
-            num_seqs = len(x) if rows is None else len(self._kept["key", key[1], 1])
-            self._kept[key] = x.new_zeros(num_seqs, num_places, *x.shape[1:])
+            self._kept[key] = x_S.new_zeros(len(x_S), num_places, *x_S.shape[1:])
         kept = self._kept[key]
-        if rows is None:
-            kept[:, place] = x
-            return kept[:, : place + 1]
-        kept[rows, place] = x
-        return kept[rows, : place + 1]
+        kept[:, place] = x_S
+        return kept[:, : place + 1]
 
 
 @torch.no_grad()

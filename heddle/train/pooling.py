@@ -10,7 +10,7 @@ attention matching (arXiv:2602.16284). Its stage is run by `fit`.
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,14 @@ class SideBySide:
     ) -> Tensor:
         """See `Memory.attend_again`."""
         return self.slots.attend_again(layer, q_NHC, k_NKC, v_NKC, loop=loop, rows=rows)
+
+    def part(self, rows: Tensor) -> NoReturn:
+        """See `Memory.part`."""
+        raise AssertionError("slots learn in one loop")
+
+    def close_blocks(self) -> None:
+        """See `Memory.close_blocks`."""
+        self.slots.close_blocks()
 
     def running_mean(self, x_TJ: Tensor, *, decay: float) -> Tensor:
         """See `Memory.running_mean`."""

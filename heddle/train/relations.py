@@ -32,14 +32,24 @@ class Overhearing:
 
     def __init__(self, memory: Memory, *, layer: int):
         self._memory, self._layer = memory, layer
-        self.heads: Heads | None = None
+        self._parts: list[tuple[Tensor, Overhearing]] = []
+        self._heads: Heads | None = None
+
+    @property
+    def heads(self) -> Heads | None:
+        """What the layer was given of the whole batch; None before it was."""
+        if self._heads is not None or not self._parts:
+            return self._heads
+        order_T = torch.cat([rows for rows, _ in self._parts]).argsort()
+        parts = [part.heads for _, part in self._parts if part.heads is not None]
+        return Heads(*(torch.cat(each)[order_T] for each in zip(*parts, strict=True)))
 
     def attend(
         self, layer: int, q_THC: Tensor, k_TKC: Tensor, v_TKC: Tensor, pooler: Pooler | None = None
     ) -> Tensor:
         """See `Memory.attend`."""
         if layer == self._layer:
-            self.heads = Heads(q_THC, k_TKC, v_TKC)
+            self._heads = Heads(q_THC, k_TKC, v_TKC)
         return self._memory.attend(layer, q_THC, k_TKC, v_TKC, pooler)
 
     def attend_again(
@@ -47,6 +57,16 @@ class Overhearing:
     ) -> Tensor:
         """See `Memory.attend_again`."""
         return self._memory.attend_again(layer, q_NHC, k_NKC, v_NKC, loop=loop, rows=rows)
+
+    def part(self, rows: Tensor) -> "Overhearing":
+        """See `Memory.part`."""
+        part = Overhearing(self._memory.part(rows), layer=self._layer)
+        self._parts.append((rows, part))
+        return part
+
+    def close_blocks(self) -> None:
+        """See `Memory.close_blocks`."""
+        self._memory.close_blocks()
 
     def running_mean(self, x_TJ: Tensor, *, decay: float) -> Tensor:
         """See `Memory.running_mean`."""

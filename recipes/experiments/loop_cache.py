@@ -1,4 +1,4 @@
-"""Which keys and values later loops see: the first loop's and a block of their own, or the last's.
+"""By which keys and values a token sees earlier blocks: those of their first loop, or of the last.
 
     python -m recipes.experiments.loop_cache
 
@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from heddle.engine.paged_memory import LaterLoops, PagedMemory, Segment
+from heddle.engine.pages import Pages
 from heddle.evals.stats import difference
 from heddle.model.batch import Out, Packed, Trace
 from heddle.model.memory import Memory
@@ -29,7 +31,7 @@ from recipes.experiments.chains import Chains, answered, questions, training_dep
 from recipes.experiments.depth import LOOPED, Form, form_of, train
 from recipes.experiments.depth_tables import LOOPS, TRAINED_LOOPS, each, points
 from recipes.experiments.experiment import Experiment, Figures, Found, Table, over_seeds, run
-from recipes.experiments.last_loop import LastLoop
+from recipes.experiments.first_loop import FirstLoop
 
 TASK = "cups"
 BLOCK_TOKENS = 8  # the text and the first four steps; the others lie in the next block
@@ -39,21 +41,21 @@ NETWORK = replace(LOOPED, think=replace(LOOPED.think, block_tokens=BLOCK_TOKENS)
 
 
 def first_loop(model: Transformer, batch: TrainBatch) -> Memory:
-    """Return the product's memory: the first loop's keys, and later loops' inside a block."""
-    return model.whole_sequences(batch.bounds_S1)
+    """Return the memory that was not chosen."""
+    return FirstLoop(last_loop(model, batch))
 
 
 def last_loop(model: Transformer, batch: TrainBatch) -> Memory:
-    """Return the other one."""
-    return LastLoop(len(batch.bounds_S1) - 1)
+    """Return the product's memory."""
+    return model.whole_sequences(batch.bounds_S1)
 
 
-READINGS = (  # what is served by the first loop's cache equals what is read side by side
+READINGS = (  # the engine has no cache of the first loop's
     ("first-loop", "side by side"),
-    ("last-loop", "side by side"),
-    ("last-loop", "token by token"),
+    ("last-loop-by-block", "side by side"),
+    ("last-loop-by-block", "token by token"),
 )
-CACHES = {"first-loop": first_loop, "last-loop": last_loop}
+CACHES = {"first-loop": first_loop, "last-loop-by-block": last_loop}
 
 
 def trial(cache: str, form: Form, seed: int, folder: Path) -> Figures:
@@ -111,22 +113,32 @@ def _side_by_side(
 
 @torch.no_grad()
 def token_by_token(model: Transformer, batch: TrainBatch, loops: int) -> Out:
-    """Read equally long sequences as they would be decoded; only the states are of use."""
-    num_sequences = len(batch.bounds_S1) - 1
-    token_ST, position_ST = (
-        x.unflatten(0, (num_sequences, -1)) for x in (batch.token_T, batch.position_T)
+    """Read equally long sequences from the engine's pages; only the states are of use."""
+    num_sequences, length = len(batch.bounds_S1) - 1, batch.bounds_S1[1]
+    token_ST = batch.token_T.view(num_sequences, length)
+    num_blocks = -(-length // BLOCK_TOKENS)
+    pages = Pages(
+        model.config,
+        num_pages=num_sequences * num_blocks,
+        page_tokens=BLOCK_TOKENS,
+        dtype=model.embed.weight.dtype,
     )
-    memory = LastLoop(num_sequences)
+    owned = torch.arange(num_sequences * num_blocks).view(num_sequences, -1).tolist()
+    later = [LaterLoops() for _ in owned]
     states = []
-    for token_S, position_S in zip(token_ST.unbind(1), position_ST.unbind(1), strict=True):
+    for position, token_S in enumerate(token_ST.unbind(1)):
+        segments = [
+            Segment(number, number + 1, position, *each)
+            for number, each in enumerate(zip(owned, later, strict=True))
+        ]
         packed = Packed(
             token_S,
-            position_S,
+            torch.full_like(token_S, position),
             tuple(range(num_sequences + 1)),
             torch.empty(0, dtype=torch.long),
             exact_depth(loops, num_sequences),
         )
-        out = model(packed, memory)
+        out = model(packed, PagedMemory(pages, segments))
         states.append(out.hidden_TD)
     hidden_TD = torch.stack(states, dim=1).flatten(0, 1)
     return Out(hidden_TD, hidden_TD.new_empty(0), Trace())
@@ -152,7 +164,7 @@ def tables(found: Found) -> list[Table]:
         ),
         Table(
             f"As it is served, with {TRAINED_LOOPS} loops: percent right, seed by seed",
-            ["steps", "first loop's", "last loop's", "gain of the last loop's, points"],
+            ["steps", "first loop's", "last loop's by block", "gain, points"],
             decided,
         ),
     ]
@@ -168,7 +180,7 @@ def panels(found: Found) -> list[Lines]:
             lines={
                 said: [(n, fmean(_right(found, cache, way, steps, n))) for n in LOOPS]
                 for said, (cache, way) in zip(
-                    ("first", "last, trained", "last, served"), READINGS, strict=True
+                    ("first", "last, read at once", "last, served"), READINGS, strict=True
                 )
             },
             is_log_x=True,
@@ -188,7 +200,7 @@ def _trial(cache: str, seed: int, full: bool, folder: Path) -> Figures:
 
 EXPERIMENT = Experiment(
     name="loop_cache",
-    title="The loop cache: the first loop's keys and values, or the last one's",
+    title="The loop cache: how earlier blocks are seen",
     arms={cache: partial(_trial, cache) for cache in CACHES},
     tables=tables,
     panels=panels,

@@ -58,7 +58,7 @@ def test_cached_is_uncached(engine_for, kind, thinking):
         assert_follows(kind, answer, thinking)
 
 
-@pytest.mark.parametrize("kind", ["memory", "pages"])
+@pytest.mark.parametrize("kind", ["experts", "memory", "pages"])
 def test_chunks_prefixes_and_preemption_change_nothing(engine_for, kind):
     engine = engine_for(kind, cache_tokens=160, step_tokens=11, shared_step_tokens=7, max_running=6)
     shared = prompt(40)

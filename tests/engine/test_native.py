@@ -14,6 +14,7 @@ from heddle.engine.load import load_model
 from heddle.engine.native import NativeLayers, has_native_layers
 from heddle.engine.paged_memory import LaterLoops, PagedMemory, Segment
 from heddle.engine.pages import Pages
+from heddle.engine.request import Thinking
 from heddle.errors import ConfigError
 from heddle.kernels.cpu import Kernels, available
 from heddle.kernels.packing import GROUP, quantise
@@ -61,10 +62,11 @@ def read(
 ) -> list:
     """Return the logits of two sequences of which each step reads so many tokens more."""
     model = load_model(checkpoint, dtype="float32", kernels=kernels)
+    think = checkpoint.config.think
     pages = Pages(
         checkpoint.config,
         num_pages=32,
-        page_tokens=PAGE_TOKENS,
+        page_tokens=think.block_tokens if think else PAGE_TOKENS,
         dtype=dtype,
         is_native=has_native_layers(model),
     )
@@ -243,6 +245,38 @@ def test_later_loops_keep_their_keys_as_the_cache_does(adaptive, dtype: torch.dt
     for exact_NV, kept_NV, by_steps_NV in zip(exact, whole, steps, strict=True):
         assert relative_error(kept_NV, exact_NV) < 0.03
         assert torch.equal(kept_NV, by_steps_NV)
+
+
+@needs_kernels
+@pytest.mark.parametrize("cache_dtype", ["auto", "int8"])
+def test_answers_depend_on_no_cut_batch_prefix_or_preemption(adaptive, cache_dtype):
+    """Prompts and answers each end in a block that was begun before them."""
+    settings = {"threads": 1, "cache_dtype": cache_dtype, "kernels": BUILDS[0]}
+    random = torch.Generator().manual_seed(0)
+    asked = [
+        (torch.randint(3, 300, (150,), generator=random).tolist(), Thinking(**thinking))
+        for thinking in ({"max_loops": 3}, {"max_loops": 4, "is_automatic": True}, {})
+    ]
+
+    def answers(engine: Engine, *, together: bool) -> list[list]:
+        started = []
+        for tokens, thinking in asked:
+            started.append(ask(engine, tokens, 50, thinking=thinking))
+            if not together:
+                started[-1].wait()
+        return [[(e.token_id, e.loops, e.clusters) for e in a.wait().events[:-1]] for a in started]
+
+    alone = Engine.load(adaptive, EngineConfig(**settings))
+    narrow = Engine.load(adaptive, EngineConfig(cache_tokens=384, step_tokens=40, **settings))
+    try:
+        expected = answers(alone, together=False)
+        assert answers(narrow, together=True) == expected
+        assert narrow.stats().num_preempted > 0
+        assert answers(alone, together=True) == expected
+        assert alone.stats().num_cached_tokens == len(asked) * 128
+    finally:
+        alone.close()
+        narrow.close()
 
 
 def test_a_cache_that_nobody_reads_is_refused(tmp_path):

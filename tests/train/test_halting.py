@@ -22,7 +22,7 @@ def test_targets_are_what_the_depths_say(hard):
     model, batch = routed_model().eval(), routed_batch()
     rows = batch.target_T >= 0
     with torch.no_grad():
-        (first, p_1), (second, p_2), (_, p_4) = (
+        (_, p_1), (second, p_2), (fourth, p_4) = (
             readings(model, batch, loops) for loops in (1, 2, 4)
         )
 
@@ -36,7 +36,7 @@ def test_targets_are_what_the_depths_say(hard):
     settled = (change(p_2) < epsilon).float()
     assert 0.3 < settled.mean() < 0.7
     bce = torch.nn.functional.binary_cross_entropy_with_logits
-    expected = bce(first.hard_logit_T[rows], is_hard) + bce(second.settled_logit_T[rows], settled)
+    expected = bce(fourth.hard_logit_T[rows], is_hard) + bce(second.settled_logit_T[rows], settled)
     assert torch.allclose(loss.mean, expected, atol=1e-5)
     assert torch.allclose(loss.metrics["hard_share"], is_hard.mean())
     assert torch.allclose(loss.metrics["settled_share"], settled.mean())

@@ -5,6 +5,7 @@ import torch
 from heddle.model.batch import pack
 from heddle.model.presets import adapted
 from heddle.train.relations import Heads, Overhearing, relation_divergence
+from tests.model.test_adaptive import lively, sequence
 from tests.tiny import tiny_config, tiny_model
 
 
@@ -50,3 +51,19 @@ def test_overhearing_changes_nothing():
     assert torch.equal(model(packed, memory).logits_NV, model(packed).logits_NV)
     assert memory.heads is not None
     assert [x.shape for x in memory.heads] == [(5, 6, 16), (5, 2, 16), (5, 2, 16)]
+
+
+def test_what_blocks_are_given_one_after_the_other_stands_in_the_batchs_order():
+    model, texts = lively(), [sequence(20), sequence(13, seed=1)]
+
+    def overheard(texts: list[list[int]]) -> Heads:
+        packed = pack(texts, loops=3)
+        memory = Overhearing(model.whole_sequences(packed.bounds_S1), layer=2)
+        with torch.no_grad():
+            model(packed, memory)
+        assert memory.heads is not None
+        return memory.heads
+
+    alone = [overheard([text]) for text in texts]
+    for whole, parts in zip(overheard(texts), zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(whole, torch.cat(parts), atol=1e-3, rtol=1e-3)

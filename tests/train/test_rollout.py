@@ -38,13 +38,13 @@ def test_replayed_routes_and_loops_give_the_log_probabilities_of_the_drawing(loo
     rollouts = rolled(model, loops=loops, auto=auto)
     with torch.no_grad():
         again_N, trace = log_probs(model, rollouts.answers)
-        torch.testing.assert_close(again_N, rollouts.log_prob_N, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(again_N, rollouts.log_prob_N, atol=1e-4, rtol=1e-4)
         replayed = rollouts.answers.packed.replay_TRYE
         assert torch.equal(chosen_experts(CONFIG, trace), replayed[:, : trace.loops_T.max()])
 
         perturb(model)
         again_N, _ = log_probs(model, rollouts.answers)
-        torch.testing.assert_close(again_N, rollouts.log_prob_N, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(again_N, rollouts.log_prob_N, atol=1e-4, rtol=1e-4)
         free = rollouts.answers.packed._replace(replay_TRYE=None)
         free_N, _ = log_probs(model, rollouts.answers._replace(packed=free))
         assert (free_N - rollouts.log_prob_N).abs().max() > 0.05
@@ -78,7 +78,7 @@ def test_a_dense_model_is_rolled_out_too():
     rollouts = rolled(model)
     assert rollouts.answers.packed.replay_TRYE is None
     again_N, _ = log_probs(model, rollouts.answers)
-    torch.testing.assert_close(again_N, rollouts.log_prob_N, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(again_N, rollouts.log_prob_N, atol=1e-4, rtol=1e-4)
 
 
 def test_answers_end_at_an_end_token_or_at_the_limit():

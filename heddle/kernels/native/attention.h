@@ -31,7 +31,7 @@ struct Own {
 // Rows `start` to `end` - 1 of a step belong to one sequence, in the order of their positions.
 struct Sequence {
   int32_t start, end;
-  const int64_t* pages;  // the first loop's, from the sequence's first token on
+  const int64_t* pages;  // the cache's, from the sequence's first token on
   const Own* own;        // in a later loop: that loop's, of blocks from `first_block` on
   int64_t first_block;
 };
@@ -211,7 +211,7 @@ inline void attend_chunk(const Chunk<T>& chunk, const float* const* q, const uin
   else mix_values<N, 1>(chunk, weight, most, head_width, parts);
 }
 
-// What a step's rows see: the first loop's keys up to their positions, and in a later loop, which has
+// What a step's rows see: the cache's keys up to their positions, and in a later loop, which has
 // blocks, the loop's own of their block up to there.
 struct Sight {
   const int64_t* positions;  // [row]
@@ -222,7 +222,7 @@ struct Sight {
 };
 
 // A piece of a step's attention: rows `first` to `end` - 1 of a sequence, the heads that share a kv
-// head, and chunks `from` to `to` - 1: `num_shared` of the first loop's keys, then of the loop's own.
+// head, and chunks `from` to `to` - 1: `num_shared` of the cache's keys, then of the loop's own.
 struct Piece {
   const Sequence* sequence;
   int kv_head, first, end, from, to, num_shared;
