@@ -8,6 +8,7 @@ import typer
 
 from heddle.cli import options
 from heddle.cli.console import note
+from heddle.cli.starting import give_back_memory, without_collecting
 
 if TYPE_CHECKING:
     from heddle.engine.config import EngineConfig
@@ -90,8 +91,9 @@ def serve(
     think: Think = "1",
 ) -> None:
     """Serve a model and the chat page until interrupted."""
-    from heddle.engine.config import EngineConfig
-    from heddle.server.settings import ServerSettings
+    with without_collecting():
+        from heddle.engine.config import EngineConfig
+        from heddle.server.settings import ServerSettings
 
     settings = ServerSettings(
         host=host,
@@ -121,9 +123,10 @@ def serve(
 
 
 def _serve(model: str, settings: "ServerSettings", config: "EngineConfig") -> None:
-    from heddle.cli.download import fetched
-    from heddle.engine.engine import Engine
-    from heddle.server.main import listen, run
+    with without_collecting():
+        from heddle.cli.download import fetched
+        from heddle.engine.engine import Engine
+        from heddle.server.main import listen, run
 
     with listen(settings) as listener:  # first, so that a taken port shows at once
         engine = Engine.load(fetched(model), config)
@@ -132,12 +135,12 @@ def _serve(model: str, settings: "ServerSettings", config: "EngineConfig") -> No
             f"{engine.context_length} tokens of context, {_computing(engine.kernels)}"
         )
         url = _url(settings.host, listener.getsockname()[1])
-        run(
-            engine,
-            settings,
-            listener=listener,
-            on_ready=lambda: print(f"Heddle is ready: {url}", flush=True),
-        )
+
+        def on_ready() -> None:
+            give_back_memory()
+            print(f"Heddle is ready: {url}", flush=True)
+
+        run(engine, settings, listener=listener, on_ready=on_ready)
 
 
 def _log() -> None:

@@ -104,14 +104,23 @@ def turn_by_turn(packed: PackedMatrix) -> None:
 def _packed(kind: Kind, q_RGB: Tensor, scales: list[Tensor], room: Room | None) -> PackedMatrix:
     """Lay out bytes (rows, groups, bytes) and float16 scales (rows, groups)."""
     rows, groups, size = q_RGB.shape
-    padded = -(-rows // PANEL) * PANEL
-    chunks = _filled(q_RGB, padded).view(padded // PANEL, PANEL, groups, size // 4, 4)
-    data = [chunks.permute(0, 2, 3, 1, 4).reshape(padded // PANEL, groups, -1)]
-    for scale_RG in scales:
-        panels = _filled(scale_RG, padded).view(padded // PANEL, PANEL, groups)
-        data.append(panels.transpose(1, 2).contiguous().view(torch.uint8))
-    into = _empty(room, padded // PANEL, groups, sum(part.shape[2] for part in data))
-    return PackedMatrix(kind, rows, groups * GROUP, torch.cat(data, dim=2, out=into))
+    panels = -(-rows // PANEL)
+    data = _empty(room, panels, groups, PANEL * (size + 2 * len(scales)))
+    words = data.view(torch.int32)[..., : PANEL * size // 4].unflatten(2, (size // 4, PANEL))
+    _fill_panels(words.permute(0, 3, 1, 2), q_RGB.contiguous().view(torch.int32))
+    for place, scale_RG in enumerate(scales):
+        first = PANEL * (size // 2 + place)
+        halves = data.view(torch.float16)[..., first : first + PANEL]
+        _fill_panels(halves.transpose(1, 2), scale_RG)
+    return PackedMatrix(kind, rows, groups * GROUP, data)
+
+
+def _fill_panels(into: Tensor, rows_RX: Tensor) -> None:
+    """Write rows to panels (panels, rows of one, ...), and zeros behind them."""
+    whole = len(rows_RX) // PANEL
+    into[:whole] = rows_RX[: whole * PANEL].unflatten(0, (whole, PANEL))
+    into[whole:] = 0
+    into[whole:, : len(rows_RX) % PANEL] = rows_RX[whole * PANEL :]
 
 
 def _empty(room: Room | None, *shape: int) -> Tensor:
@@ -125,10 +134,6 @@ def _large_pages(num_bytes: int) -> Tensor:
     whole = torch.frombuffer(memory, dtype=torch.uint8)
     first = -whole.data_ptr() % LARGE_PAGE
     return whole[first : first + num_bytes]
-
-
-def _filled(tensor: Tensor, rows: int) -> Tensor:
-    return torch.cat([tensor, tensor.new_zeros(rows - len(tensor), *tensor.shape[1:])])
 
 
 def _blocks(data_RY: Tensor, block_bytes: int) -> Tensor:

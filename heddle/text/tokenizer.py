@@ -10,6 +10,8 @@ Source of the file format: https://huggingface.co/docs/tokenizers/api/tokenizer
 
 import json
 import re
+from itertools import groupby
+from typing import Any
 
 import tokenizers
 
@@ -25,7 +27,7 @@ class Tokenizer:
         """Read the text of a `tokenizer.json`. Raises WeightsError when it is not one."""
         self.json = tokenizer_json
         self._with_control = _load(tokenizer_json)
-        self._plain = _load(tokenizer_json)
+        self._plain = _second(self._with_control)
         self._plain.encode_special_tokens = True
         self._is_byte_level = b"ByteLevel" in self._plain.decoder.__getstate__()
         self._token_bytes: dict[int, bytes] = {}
@@ -98,6 +100,20 @@ def _load(tokenizer_json: str) -> tokenizers.Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _second(first: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Return an equal tokenizer over the same vocabulary and merges, which take megabytes."""
+    second: Any = tokenizers.Tokenizer(first.model)
+    second.normalizer = first.normalizer
+    second.pre_tokenizer = first.pre_tokenizer
+    second.decoder = first.decoder
+    added: dict[int, tokenizers.AddedToken] = first.get_added_tokens_decoder()
+    in_order = [token for _, token in sorted(added.items())]
+    for is_special, tokens in groupby(in_order, lambda token: token.special):
+        add = second.add_special_tokens if is_special else second.add_tokens
+        add(list(tokens))
+    return second
 
 
 def _match_control_tokens_exactly(tokenizer_json: str) -> str:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer as Trained
 
 from heddle.errors import RequestError, WeightsError
 from heddle.text.detokenizer import Detokenizer
-from heddle.text.tokenizer import Tokenizer
+from heddle.text.tokenizer import Tokenizer, _load
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 with_control_tokens = st.lists(
@@ -29,6 +29,22 @@ def test_decode_inverts_encode(tokenizer, text):
     assert not tokenizer.control_ids & set(ids)
     assert tokenizer.decode(ids) == text
     assert b"".join(tokenizer.token_bytes(token_id) for token_id in ids) == text.encode()
+
+
+@given(with_control_tokens)
+def test_plain_text_is_read_as_by_a_tokenizer_of_its_own(trained, tokenizer, text):
+    own = Trained.from_str(trained.to_str())
+    own.encode_special_tokens = True
+    assert tokenizer.encode(text) == own.encode(text, add_special_tokens=False).ids
+
+
+def test_a_file_is_read_once_for_both_readings(trained, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        "heddle.text.tokenizer._load", lambda text: read.append(text) or _load(text)
+    )
+    Tokenizer(trained.to_str())
+    assert len(read) == 1
 
 
 def test_decode_leaves_control_tokens_out_unless_asked(tokenizer):
