@@ -75,7 +75,7 @@ FORMS = {  # by whether it is the full one
         teacher_steps=Steps(learning=550, deciding=50),
         text_tokens=100_000,
         texts_per_round=512,
-        student_steps=450,
+        student_steps=600,
         num_examples=300,
     ),
     True: Form(
@@ -91,9 +91,9 @@ STUDENT_RATE = 5e-3
 
 
 def settings(seed: int, form: Form) -> DistillConfig:
-    """Return how a student is made: half the layers, and of each expert."""
+    """Return how a student is made: half the layers, and all of their experts."""
     return DistillConfig(
-        cut=Cut(num_layers=2, max_loops=MOST_LOOPS, expert_share=0.5),
+        cut=Cut(num_layers=2, max_loops=MOST_LOOPS, expert_share=1.0),
         text=TextConfig(
             num_tokens=form.text_tokens,
             max_tokens=56,

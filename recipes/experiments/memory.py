@@ -56,6 +56,7 @@ SLOTS = MemoryConfig(block_tokens=8, sink_tokens=4, window_blocks=4, tiers=(Tier
 PAGES = replace(SLOTS, paged_blocks=8)
 NO_MASS = -1e4  # added to a slot's logit it takes the slot out of sight
 SHORTEST_PASSKEY = 128  # bytes of a training text that holds one
+NUM_LENGTHS = 6
 COUNTED_AT = 1024  # tokens read, for the work of a token
 
 
@@ -102,8 +103,8 @@ class Form:
 
 
 FORMS = {  # by whether it is the full one
-    False: Form(first_steps=1600, num_steps=300, batch_tokens=2304, num_texts=25),
-    True: Form(first_steps=3000, num_steps=3000, batch_tokens=4608, num_texts=100),
+    False: Form(first_steps=5000, num_steps=500, batch_tokens=2304, num_texts=25),
+    True: Form(first_steps=8000, num_steps=3000, batch_tokens=4608, num_texts=100),
 }
 
 
@@ -126,7 +127,7 @@ def network(memory: MemoryConfig | None) -> ModelConfig:
 class Texts:
     """Training texts, of one length a batch; longer ones open up over `num_ramp` batches.
 
-    Of the lengths that are open each is as likely as the others.
+    Of the `NUM_LENGTHS` longest that are open each is as likely as the others.
     """
 
     lengths: tuple[int, ...]
@@ -143,7 +144,7 @@ class Texts:
         """Return a training batch, which follows from its number."""
         rng = Random(f"{self.seed}/{number}")
         num_open = 1 + round((len(self.lengths) - 1) * min(1.0, number / self.num_ramp))
-        length = self.lengths[rng.randrange(num_open)]
+        length = rng.choice(self.lengths[max(0, num_open - NUM_LENGTHS) : num_open])
         return lesson([self._text(rng, length) for _ in range(self.batch_tokens // length)])
 
     def _text(self, rng: Random, length: int) -> Text:
@@ -194,7 +195,7 @@ def trained(arm: Arm, seed: int, form: Form, folder: Path) -> tuple[Transformer,
     result = fit(
         model,
         texts.stage(None),
-        optimiser=_optimiser(3e-3, form.num_steps),
+        optimiser=_optimiser(1e-3, form.num_steps),
         config=FitConfig(num_steps=form.num_steps, seed=seed),
         folder=folder,
         resume=True,
