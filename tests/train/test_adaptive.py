@@ -93,7 +93,8 @@ def test_the_cost_of_equal_experts_is_their_sum_and_spreading_is_not_cheap():
 
 
 def test_loop_terms_are_their_formulas():
-    model, batch = routed_model(), routed_batch()
+    one_block = replace(CONFIG, think=replace(CONFIG.think, block_tokens=64))
+    model, batch = routed_model(one_block), routed_batch()
     states = [forward(model, batch, loops=loops).trace.states.last_TD for loops in (1, 2, 3)]
     terms = auxiliary_terms(CONFIG, forward(model, batch).trace, batch.cluster_T)
     length = [state.norm(dim=-1) for state in states]
