@@ -180,7 +180,7 @@ def panels(found: Found) -> list[Lines]:
             lines={
                 said: [(n, fmean(_right(found, cache, way, steps, n))) for n in LOOPS]
                 for said, (cache, way) in zip(
-                    ("first", "last, read at once", "last, served"), READINGS, strict=True
+                    ("first", "last", "served"), READINGS, strict=True
                 )
             },
             is_log_x=True,
