@@ -1,8 +1,8 @@
 """The network's modules that run in native kernels. Put in place by `load`.
 
 They take the place of modules of `heddle.model`, which stays the one description of the network:
-a matrix product, the vocabulary, or neighbouring layers in one call: all of a dense network, or
-those before, in and behind a thinking block, one call for each of its loops.
+a product, the vocabulary, a norm, rotation angles, or neighbouring layers in one call: all of a
+dense network, or those before, in and behind a thinking block, one call for each of its loops.
 """
 
 from collections.abc import Sequence
