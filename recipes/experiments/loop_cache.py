@@ -179,9 +179,7 @@ def panels(found: Found) -> list[Lines]:
             y_label="held-out questions answered",
             lines={
                 said: [(n, fmean(_right(found, cache, way, steps, n))) for n in LOOPS]
-                for said, (cache, way) in zip(
-                    ("first", "last", "served"), READINGS, strict=True
-                )
+                for said, (cache, way) in zip(("first", "last", "served"), READINGS, strict=True)
             },
             is_log_x=True,
             is_share=True,
