@@ -10,17 +10,31 @@ from heddle.cli.console import note, print_json
 
 Base = Annotated[str, typer.Argument(help=options.MODEL_HELP, metavar="BASE")]
 Out = Annotated[Path, typer.Option(help="The folder to make; it must not exist yet.")]
+Fabric = Annotated[
+    bool,
+    typer.Option(
+        "--fabric/--no-fabric",
+        help="Add the gate and its experts too. Without them one loop costs what the base does.",
+    ),
+]
 NetworkSeed = Annotated[int, typer.Option(help="Draws the new parts' weights.")]
 
 
-def upcycle(base: Base, out: Out, seed: NetworkSeed = 0, as_json: options.AsJson = False) -> None:
+def upcycle(
+    base: Base,
+    out: Out,
+    fabric: Fabric = True,
+    seed: NetworkSeed = 0,
+    as_json: options.AsJson = False,
+) -> None:
     """Make a delta checkpoint: new parts, still silent, over a dense model that stays as it is."""
     from heddle.cli.download import fetched
     from heddle.config import DEFAULT_MODEL
     from heddle.weights import delta
 
     fetched(base)
-    checkpoint = delta.upcycle(DEFAULT_MODEL if base == options.DEFAULT else base, out, seed=seed)
+    spec = DEFAULT_MODEL if base == options.DEFAULT else base
+    checkpoint = delta.upcycle(spec, out, has_fabric=fabric, seed=seed)
     think = checkpoint.config.think
     assert think is not None, "an upcycled network thinks"
     last = think.first_layer + think.num_layers - 1

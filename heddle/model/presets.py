@@ -37,11 +37,12 @@ def cluster_experts(unit: int, *, copies: int = 1) -> tuple[Expert, ...]:
     return (*table, Expert(CLUSTERS.index("factual"), 0))
 
 
-def adapted(dense: ModelConfig) -> ModelConfig:
+def adapted(dense: ModelConfig, *, has_fabric: bool = True) -> ModelConfig:
     """Give a dense network fabric and thinking block: prelude 3/10, block 4/10, coda 3/10.
 
     30 layers give 9, 12 and 9; deeper networks keep a block of 12. Expert widths scale with the
     network's: at width 576 factual experts have 64 and 32 channels, symbolic ones 256 and 128.
+    Without a fabric one loop is the dense network's work.
     """
     if dense.num_layers < MIN_LAYERS:
         raise ConfigError(
@@ -51,7 +52,9 @@ def adapted(dense: ModelConfig) -> ModelConfig:
     num_thinking = min(THINK_LAYERS, max(1, round(dense.num_layers * 0.4)))
     return replace(
         dense,
-        fabric=FabricConfig(experts=cluster_experts(max(2, dense.width // 18))),
+        fabric=FabricConfig(experts=cluster_experts(max(2, dense.width // 18)))
+        if has_fabric
+        else None,
         think=ThinkConfig(
             first_layer=(dense.num_layers - num_thinking) // 2,
             num_layers=num_thinking,

@@ -1,10 +1,11 @@
 """The word problem of a group: a start and n factors, what is the product?
 
 The standard form of state tracking (Liu et al. 2022, arXiv:2210.10749; Merrill, Petty and Sabharwal
-2024, arXiv:2404.08819), in the smallest group whose products depend on the order and in that of the
-days of the week. A state is a digit, the start as every product, so that one which was worked out
-reads like one that was given. Factors are letters, so that none reads like a state, and only a few
-that generate the group: a small table has all that is to be known.
+2024, arXiv:2404.08819), in the smallest group whose products depend on the order, in that of the
+days of the week, and among the affine maps modulo 7. A state is a digit, the start as every
+product, so that one which was worked out reads like one that was given. Factors are letters, so
+that none reads like a state, and only a few that generate the group: a small table has all that is
+to be known.
 """
 
 from collections.abc import Mapping
@@ -14,10 +15,12 @@ from random import Random
 from heddle.tasks.task import Example, Task, held_out
 
 DAYS = 7
+MODULUS = 7
 # What each letter puts at the three places: the items of the first two swapped, of the last two,
 # all moved one place to the left.
 S3_FACTORS = {"a": (1, 0, 2), "b": (0, 2, 1), "c": (1, 2, 0)}
 DAY_FACTORS = {"a": 1, "b": 2, "c": 3}
+AFFINE_FACTORS = {"a": (1, 1), "b": (2, 0), "c": (3, 0)}  # times and plus: generate all 42 maps
 
 Products = Mapping[tuple[str, str], str]  # of a state and a factor
 
@@ -37,6 +40,14 @@ def _weekdays() -> Products:
     return {
         (str(day + 1), letter): str((day + days) % DAYS + 1)
         for day, (letter, days) in product(range(DAYS), DAY_FACTORS.items())
+    }
+
+
+def _affine() -> Products:
+    """Return the numbers 0 to 6, multiplied and added to."""
+    return {
+        (str(number), letter): str((number * times + plus) % MODULUS)
+        for number, (letter, (times, plus)) in product(range(MODULUS), AFFINE_FACTORS.items())
     }
 
 
@@ -87,4 +98,15 @@ WEEKDAY = _task(
         "day, b by two, c by three. Answer with the day."
     ),
     needs="n moves in a row",
+)
+AFFINE = _task(
+    "affine",
+    _affine(),
+    prefix="aff",
+    cluster="symbolic",
+    instruction=(
+        "The digit is a number from 0 to 6. Each letter changes it: a adds one, b doubles it, c "
+        "triples it; the remainder by 7 is kept. Answer with the number."
+    ),
+    needs="n steps in a row",
 )

@@ -27,6 +27,7 @@ TASKS: dict[str, Task] = {
     "cups": cups.TASK,
     "s3_product": running_products.S3_PRODUCT,
     "weekday": running_products.WEEKDAY,
+    "affine": running_products.AFFINE,
     "list_operations": list_operations.TASK,
     "addition": arithmetic.ADDITION,
     "subtraction": arithmetic.SUBTRACTION,

@@ -14,17 +14,17 @@ from heddle.weights.hub import resolve
 from heddle.weights.native import read_native, tensor_shapes, with_base, write_native
 
 
-def upcycle(spec: str, target: Path, *, seed: int = 0) -> Checkpoint:
+def upcycle(spec: str, target: Path, *, has_fabric: bool = True, seed: int = 0) -> Checkpoint:
     """Give a dense model a fabric and a thinking block, new and still silent; write the delta.
 
-    Logits at one loop are the base's, bit for bit. Raises ConfigError for a base that is too
-    shallow or not dense, StorageError when `target` exists or cannot be written.
+    Or the block alone. Logits at one loop are the base's, bit for bit. Raises ConfigError for a
+    base that is too shallow or not dense, StorageError when `target` exists or cannot be written.
     """
     opened = open_checkpoint(resolve(spec))
     if opened.config.fabric or opened.config.think:
         raise ConfigError(f"{opened.path} is adaptive already: upcycle a dense model")
     base = with_base(opened, spec)
-    config = adapted(base.config)
+    config = adapted(base.config, has_fabric=has_fabric)
     torch.manual_seed(seed)
     fresh = Transformer(config).state_dict()
     new = {name: [fresh[name]] for name in tensor_shapes(config) if name not in base.tensors}

@@ -8,7 +8,7 @@ from heddle.evals.stats import Interval, difference
 from heddle.train.chart import Lines
 from recipes.experiments.experiment import Figures, Found, Table, over_seeds
 
-TASKS = ("cups", "s3_product", "weekday")
+TASKS = ("cups", "s3_product", "weekday", "affine")
 LOOPS = (1, 2, 4, 6, 8, 12, 16, 24, 32)
 TRAINED_LOOPS = 8  # and steps: the longest questions of the training
 ASKED_STEPS = (4, 8)

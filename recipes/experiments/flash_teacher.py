@@ -36,7 +36,7 @@ from heddle.train.stage import Stage
 from heddle.weights.checkpoint import Checkpoint, open_checkpoint
 from heddle.weights.native import write_native
 
-LEVELS = {"cups": range(1, 4), "copy": range(3, 6), "key_value_recall": range(1, 2)}
+LEVELS = {"cups": range(1, 3), "copy": range(3, 6), "key_value_recall": range(1, 2)}
 MOST_LOOPS = 4
 TEACHER_RATE = 5e-3
 WHOLE_EVERY = 4  # so many documents, one is learned whole: a question's letters are chance

@@ -14,3 +14,11 @@ def test_upcycle_makes_a_delta(tiny_folder, tmp_path):
     assert (out / "model.json").is_file()
     again = CliRunner().invoke(app, ["upcycle", str(tiny_folder), "--out", str(out)])
     assert again.exit_code == 1 and "exists already" in again.stderr
+
+
+def test_upcycle_without_experts(tiny_folder, tmp_path):
+    out = tmp_path / "delta"
+    shown = CliRunner().invoke(app, ["upcycle", str(tiny_folder), "--out", str(out), "--no-fabric"])
+    assert shown.exit_code == 0
+    config = json.loads((out / "model.json").read_text(encoding="utf-8"))["config"]
+    assert config["fabric"] is None and config["think"]["first_layer"] == 1

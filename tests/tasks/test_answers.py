@@ -107,6 +107,19 @@ def test_weekday(length):
         assert example.labels == tuple(enumerate(states, len("day1")))
 
 
+@pytest.mark.parametrize("length", [1, 12])
+def test_affine(length):
+    for example in examples("affine", length):
+        [(start, word)] = re.findall(r"^aff([0-6])([abc]+)=$", example.prompt)
+        states, number = [], int(start)
+        for letter in word:
+            number = {"a": number + 1, "b": number * 2, "c": number * 3}[letter] % 7
+            states.append(str(number))
+        assert len(word) == length
+        assert example.answer == states[-1]
+        assert example.labels == tuple(enumerate(states, len("aff1")))
+
+
 @pytest.mark.parametrize("depth", [1, 4, 12])
 def test_list_operations(depth):
     operations = {

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
 
 from heddle.engine.load import load_model
 from heddle.errors import ConfigError, StorageError, WeightsError
@@ -30,6 +31,16 @@ def test_a_new_delta_changes_no_bit_at_one_loop(tmp_path, changes):
     base = save_tiny(tmp_path / "base", **changes)
     delta = upcycle(str(base), tmp_path / "delta")
     assert delta.config.think is not None and delta.config.fabric is not None
+    assert torch.equal(logits(tmp_path / "delta"), logits(base))
+    assert not torch.equal(logits(tmp_path / "delta", loops=3), logits(base))
+
+
+def test_a_thinking_block_alone_is_a_delta(tmp_path):
+    base = save_tiny(tmp_path / "base")
+    delta = upcycle(str(base), tmp_path / "delta", has_fabric=False)
+    assert delta.config.think is not None and delta.config.fabric is None
+    index = safe_open(tmp_path / "delta" / "model.safetensors", framework="pt")
+    assert all(name.startswith("think.") for name in index.keys())  # noqa: SIM118
     assert torch.equal(logits(tmp_path / "delta"), logits(base))
     assert not torch.equal(logits(tmp_path / "delta", loops=3), logits(base))
 

@@ -16,6 +16,7 @@ from heddle.train.data.prefetch import prefetch
 from heddle.train.data.shards import Shards, tokenizer_sha256
 from heddle.train.data.stream import BatchStream
 from heddle.train.data.task_documents import Curriculum, TaskDocuments
+from heddle.train.reference import chat_format
 from heddle.weights.contents import Checkpoint
 
 
@@ -27,6 +28,8 @@ class Corpus:
         text: folders that `data.prepare.prepare` wrote, each with the same share.
         tasks: names as `tasks.table.find` reads them, each with the same share.
         task_share: of all tasks together, where there is text too.
+        chat: tasks are written as chats with the start's template, of which the answer is learned;
+            otherwise as prompt and answer, with a label at every step of the prompt.
         num_levels: tasks are drawn from so many difficulties, the lowest first.
         num_validation: batches.
     """
@@ -34,6 +37,7 @@ class Corpus:
     text: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ("modular_chain", "s3_tracking", "p_hop", "key_value_recall")
     task_share: float = 0.2
+    chat: bool = False
     num_levels: int = 8
     tokens_per_batch: int = 8192
     max_sequence: int = 1024
@@ -65,7 +69,7 @@ class Corpus:
             for folder in self.text
         }
         for name in self.tasks:
-            source = self._task(name, split, tokenizer, end_id=start.eos_ids[0])
+            source = self._task(name, split, start, tokenizer)
             parts[name] = Part(source=source, share=self.task_share / len(self.tasks))
         return BatchStream(
             parts,
@@ -74,16 +78,17 @@ class Corpus:
             max_sequence=self.max_sequence,
         )
 
-    def _task(self, name: str, split: Split, tokenizer: Tokenizer, *, end_id: int) -> Source:
+    def _task(self, name: str, split: Split, start: Checkpoint, tokenizer: Tokenizer) -> Source:
         task = find(name)
         levels = task.difficulties[: self.num_levels]
         return TaskDocuments(
             task,
             tokenizer,
-            end_id=end_id,
+            end_id=start.eos_ids[0],
             curriculum=Curriculum(lowest=levels[0], highest=levels[-1]),
             seed=self.seed,
-            dense=True,
+            dense=not self.chat,
+            chat=chat_format(start) if self.chat else None,
             split=split,
         )
 

@@ -4,7 +4,10 @@ import pytest
 
 from heddle.errors import ConfigError, DataError
 from heddle.model.config import CLUSTERS
+from heddle.tasks.table import find
+from heddle.text.tokenizer import Tokenizer
 from heddle.train.data.corpus import Corpus
+from heddle.train.data.document import IGNORED
 from heddle.train.data.prepare import PrepareConfig, prepare
 from heddle.weights.checkpoint import open_checkpoint
 from tests.tiny import save_tiny
@@ -43,6 +46,19 @@ def test_text_and_tasks_have_their_shares_and_clusters(start, text):
     assert named == ["creative", "spatial", "symbolic"]
     following, _ = next(mixed.batches(start)(place, rank=0, num_ranks=1))
     assert not (following.token_T == batch.token_T).all()
+
+
+def test_tasks_can_be_chats_of_which_the_answer_is_learned(start):
+    asked = corpus(tasks=("addition",), chat=True)
+    batch, _ = next(asked.batches(start)(None, rank=0, num_ranks=1))
+    tokenizer = Tokenizer(start.tokenizer_json)
+    first = slice(*batch.bounds_S1[:2])
+    text = tokenizer.decode(batch.token_T[first].tolist(), skip_special=False)
+    learned = batch.target_T[first][batch.target_T[first] != IGNORED].tolist()
+    question = find("addition").instruction
+    assert question in text and "assistant" in text
+    assert tokenizer.decode(learned[:-1]) in text and learned[-1] in start.eos_ids
+    assert len(learned) < len(batch.token_T[first]) / 3
 
 
 def test_validation_is_held_out_and_the_same_each_time(start, text):
