@@ -17,6 +17,7 @@ Fabric = Annotated[
         help="Add the gate and its experts too. Without them one loop costs what the base does.",
     ),
 ]
+MaxLoops = Annotated[int, typer.Option(help="So often a token may pass the thinking block.")]
 NetworkSeed = Annotated[int, typer.Option(help="Draws the new parts' weights.")]
 
 
@@ -24,6 +25,7 @@ def upcycle(
     base: Base,
     out: Out,
     fabric: Fabric = True,
+    max_loops: MaxLoops = 32,
     seed: NetworkSeed = 0,
     as_json: options.AsJson = False,
 ) -> None:
@@ -34,7 +36,7 @@ def upcycle(
 
     fetched(base)
     spec = DEFAULT_MODEL if base == options.DEFAULT else base
-    checkpoint = delta.upcycle(spec, out, has_fabric=fabric, seed=seed)
+    checkpoint = delta.upcycle(spec, out, has_fabric=fabric, max_loops=max_loops, seed=seed)
     think = checkpoint.config.think
     assert think is not None, "an upcycled network thinks"
     last = think.first_layer + think.num_layers - 1

@@ -37,7 +37,9 @@ def cluster_experts(unit: int, *, copies: int = 1) -> tuple[Expert, ...]:
     return (*table, Expert(CLUSTERS.index("factual"), 0))
 
 
-def adapted(dense: ModelConfig, *, has_fabric: bool = True) -> ModelConfig:
+def adapted(
+    dense: ModelConfig, *, has_fabric: bool = True, max_loops: int = MAX_LOOPS
+) -> ModelConfig:
     """Give a dense network fabric and thinking block: prelude 3/10, block 4/10, coda 3/10.
 
     30 layers give 9, 12 and 9; deeper networks keep a block of 12. Expert widths scale with the
@@ -60,6 +62,7 @@ def adapted(dense: ModelConfig, *, has_fabric: bool = True) -> ModelConfig:
             num_layers=num_thinking,
             adapter_rank=max(8, dense.width // 9),
             lora_rank=max(4, dense.width // 36),
+            max_loops=max_loops,
         ),
     )
 

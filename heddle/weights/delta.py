@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from heddle.errors import ConfigError
+from heddle.model.config import MAX_LOOPS
 from heddle.model.presets import adapted
 from heddle.model.transformer import Transformer
 from heddle.weights.checkpoint import open_checkpoint
@@ -14,17 +15,25 @@ from heddle.weights.hub import resolve
 from heddle.weights.native import read_native, tensor_shapes, with_base, write_native
 
 
-def upcycle(spec: str, target: Path, *, has_fabric: bool = True, seed: int = 0) -> Checkpoint:
+def upcycle(
+    spec: str,
+    target: Path,
+    *,
+    has_fabric: bool = True,
+    max_loops: int = MAX_LOOPS,
+    seed: int = 0,
+) -> Checkpoint:
     """Give a dense model a fabric and a thinking block, new and still silent; write the delta.
 
     Or the block alone. Logits at one loop are the base's, bit for bit. Raises ConfigError for a
-    base that is too shallow or not dense, StorageError when `target` exists or cannot be written.
+    base that is too shallow or not dense, or an impossible number of loops, StorageError when
+    `target` exists or cannot be written.
     """
     opened = open_checkpoint(resolve(spec))
     if opened.config.fabric or opened.config.think:
         raise ConfigError(f"{opened.path} is adaptive already: upcycle a dense model")
     base = with_base(opened, spec)
-    config = adapted(base.config, has_fabric=has_fabric)
+    config = adapted(base.config, has_fabric=has_fabric, max_loops=max_loops)
     torch.manual_seed(seed)
     fresh = Transformer(config).state_dict()
     new = {name: [fresh[name]] for name in tensor_shapes(config) if name not in base.tensors}

@@ -18,7 +18,10 @@ def test_upcycle_makes_a_delta(tiny_folder, tmp_path):
 
 def test_upcycle_without_experts(tiny_folder, tmp_path):
     out = tmp_path / "delta"
-    shown = CliRunner().invoke(app, ["upcycle", str(tiny_folder), "--out", str(out), "--no-fabric"])
-    assert shown.exit_code == 0
+    command = ["upcycle", str(tiny_folder), "--out", str(out), "--no-fabric", "--max-loops"]
+    shown = CliRunner().invoke(app, [*command, "33"])
+    assert shown.exit_code == 1 and "max_loops must lie between 1 and 32" in shown.stderr
+    assert CliRunner().invoke(app, [*command, "4"]).exit_code == 0
     config = json.loads((out / "model.json").read_text(encoding="utf-8"))["config"]
-    assert config["fabric"] is None and config["think"]["first_layer"] == 1
+    assert config["fabric"] is None
+    assert (config["think"]["first_layer"], config["think"]["max_loops"]) == (1, 4)
