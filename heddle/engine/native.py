@@ -17,22 +17,29 @@ from heddle.engine.paged_memory import PagedMemory
 from heddle.engine.served_experts import ServedExpert, ServedExperts
 from heddle.kernels.cpu import (
     NORM_UNIT,
-    ExpertWeights,
     Kernels,
     LayerLoraWeights,
-    LayerWeights,
     Loras,
     LoraWeights,
-    Matrix,
     Routes,
     Stretch,
     Tokens,
 )
 from heddle.kernels.packing import GROUP, Room, can_pack, pack, quantise, turn_by_turn
+from heddle.kernels.parts import (
+    ExpertWeights,
+    LayerWeights,
+    Matrix,
+    PoolerWeights,
+    SlotMemory,
+    SlotTier,
+)
 from heddle.kernels.quant import QuantTensor
+from heddle.model.config import MemoryConfig
 from heddle.model.layers import Context, Head, Layer, RMSNorm
 from heddle.model.rope import Angles, Rope
 from heddle.model.router import Choice
+from heddle.model.slots import Pooler
 from heddle.model.transformer import Transformer
 from heddle.weights.contents import Checkpoint, Part
 
@@ -178,16 +185,13 @@ def use_kernels(model: Transformer, checkpoint: Checkpoint, kernels: Kernels) ->
 def use_native_layers(
     model: Transformer, checkpoint: Checkpoint, kernels: Kernels, *, page_tokens: int
 ) -> None:
-    """Replace the layers of a loaded network, if all their products are native already.
-
-    Networks with summary slots keep PyTorch's layers.
-    """
+    """Replace the layers of a loaded network, if all their products are native already."""
     config = model.config
     layers = [layer for layer in model.layers if isinstance(layer, Layer)]
     projections = [projection for layer in layers for projection in _projections(layer)]
-    sizes = [page_tokens, config.think.block_tokens if config.think else page_tokens]
+    blocks = [part.block_tokens for part in (config.think, config.memory) if part]
     fits = config.head_width % HEAD_UNIT == 0 and config.head_width <= MAX_HEAD_WIDTH
-    fits = fits and all(size % RUN_TOKENS == 0 for size in sizes) and config.memory is None
+    fits = fits and all(size % RUN_TOKENS == 0 for size in (page_tokens, *blocks))
     if not fits or not all(isinstance(projection, NativeLinear) for projection in projections):
         return
     stretch = Stretch(
@@ -197,6 +201,7 @@ def use_native_layers(
         num_kv_heads=config.num_kv_heads,
         head_width=config.head_width,
         norm_eps=config.norm_eps,
+        memory=_memory(config.memory, layers[0].attention.pool),
     )
     model.set_submodule("layers", NativeLayers(stretch))
     if model.think is not None:
@@ -258,6 +263,27 @@ def _weights(layer: Layer, kernels: Kernels) -> LayerWeights:
         gate_up=gate_up,
         down=down,
         experts=experts,
+        pooler=_pooler(layer.attention.pool),
+    )
+
+
+def _pooler(pooler: Pooler | None) -> PoolerWeights | None:
+    return pooler and PoolerWeights(pooler.salience.contiguous(), pooler.mass)
+
+
+def _memory(memory: MemoryConfig | None, pooler: Pooler | None) -> SlotMemory | None:
+    """Return how layers see what is old; all turn keys alike, `pooler` is any one's."""
+    if memory is None or pooler is None:
+        return None
+    return SlotMemory(
+        block_tokens=memory.block_tokens,
+        sink_tokens=memory.sink_tokens,
+        window_blocks=memory.window_blocks,
+        paged_blocks=memory.paged_blocks,
+        tiers=[
+            SlotTier(*tier, *pooler.to_centre(number, torch.float32))
+            for number, tier in enumerate(memory.tiers)
+        ],
     )
 
 

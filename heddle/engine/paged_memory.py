@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from heddle.engine.pages import Pages
-from heddle.kernels.cpu import OwnPage, Span
+from heddle.kernels.cache import OwnPage
+from heddle.kernels.cpu import Span
 from heddle.model.memory import additive, attention, with_own_block
 from heddle.model.paging import choose_pages
 from heddle.model.slots import Pooler
@@ -50,11 +51,8 @@ class LaterLoops:
         self._kept[layer, loop] = new
         return new
 
-    def move_last(self, pages: Pages, page: int) -> set[int]:
-        """Put each token's last loop into the cache's page of the block, and forget all loops.
-
-        Return the layers that have changed.
-        """
+    def move_last(self, pages: Pages, page: int) -> None:
+        """Put each token's last loop into the cache's page of the block, and forget all loops."""
         size = pages.page_tokens
         for _, own in sorted(self._pages.items()):  # a later one in the place of those before it
             for number, layer in enumerate(pages.think_layers):
@@ -63,9 +61,7 @@ class LaterLoops:
             own = self._kept[layer, loop]
             place_N = page * size + own.position_N % size
             pages.k_LKC[layer][place_N], pages.v_LKC[layer][place_N] = own.k_NKC, own.v_NKC
-        changed = {layer for layer, _ in self._kept}
         self._kept, self._pages = {}, {}
-        return changed
 
 
 class Segment(NamedTuple):
@@ -112,17 +108,18 @@ class PagedMemory:
             positions += new
             places += [segment.pages[at // size] * size + at % size for at in new]
         self.position_T, self.place_T = torch.tensor([positions, places])
-        self._poolers: dict[int, Pooler] = {}  # by layer, those that have pooled
 
     @cached_property
-    def _filled(self) -> tuple[Tensor, Tensor]:
-        """The pages that this step fills, and their blocks' numbers in their sequences."""
-        size, pages, blocks = self.pages.page_tokens, [], []
+    def _grown_old(self) -> tuple[Tensor, Tensor]:
+        """The pages that rows of this step are the first to see through slots, and their blocks."""
+        memory, pages, blocks = self.pages.memory, [], []
+        assert memory is not None, "only networks with a memory have poolers"
         for segment in self.segments:
             end = segment.num_past + segment.end - segment.start
-            new = range(segment.num_past // size, end // size)
-            blocks += new
-            pages += segment.pages[new.start : new.stop]
+            begun = [-(-place // memory.block_tokens) for place in (segment.num_past, end)]
+            old = range(*(max(0, block - memory.window_blocks) for block in begun))
+            blocks += old
+            pages += segment.pages[old.start : old.stop]
         return torch.tensor(pages, dtype=torch.long), torch.tensor(blocks, dtype=torch.long)
 
     @cached_property
@@ -164,9 +161,8 @@ class PagedMemory:
         """See `model.memory.Memory.attend`."""
         self.pages.k_LKC[layer][self.place_T] = k_TKC
         self.pages.v_LKC[layer][self.place_T] = v_TKC
-        if pooler is not None and len(self._filled[0]):
-            self._poolers[layer] = pooler
-            self._summarise(layer)
+        if pooler is not None and len(self._grown_old[0]):
+            self._summarise(layer, pooler)
         out_THC = torch.empty_like(q_THC)
         for run, causal_TL in zip(self._runs, self._causal, strict=True):
             q_NHC = q_THC[run.start : run.end]
@@ -225,15 +221,12 @@ class PagedMemory:
 
     def close_blocks(self) -> None:
         """See `model.memory.Memory.close_blocks`."""
-        changed: set[int] = set()
         for segment in self.segments:
             num_blocks, rest = divmod(
                 segment.num_past + segment.end - segment.start, self.pages.page_tokens
             )
             if rest == 0:
-                changed |= segment.later.move_last(self.pages, segment.pages[num_blocks - 1])
-        for layer in changed & self._poolers.keys():
-            self._summarise(layer)
+                segment.later.move_last(self.pages, segment.pages[num_blocks - 1])
 
     def running_mean(self, x_TJ: Tensor, *, decay: float) -> Tensor:
         """See `model.memory.Memory.running_mean`."""
@@ -298,10 +291,9 @@ class PagedMemory:
         size = self.pages.page_tokens
         return torch.tensor(pages)[position_L // size] * size + position_L % size
 
-    def _summarise(self, layer: int) -> None:
-        """Pool the blocks that this step completes."""
-        page_B, block_B = self._filled
-        pooler = self._poolers[layer]
+    def _summarise(self, layer: int, pooler: Pooler) -> None:
+        """Pool blocks as they grow old: their keys are by then those of each token's last loop."""
+        page_B, block_B = self._grown_old
         k_BNKC = self.pages.of(self.pages.k_LKC[layer], page_B)
         v_BNKC = self.pages.of(self.pages.v_LKC[layer], page_B)
         for tier, kept in enumerate(self.pages.slots[layer]):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from heddle.engine.config import EngineConfig
-from heddle.kernels.cpu import LayerCache, OwnPage
+from heddle.kernels.cache import OwnPage, empty_cache
 from heddle.model.config import ModelConfig
 from heddle.model.slots import Slots
 
@@ -23,7 +23,7 @@ def page_tokens(model: ModelConfig, config: EngineConfig) -> int:
 class Pages:
     """Keys and values of all layers, slots of all tiers, and the gate's running mean.
 
-    In native pages keys and values lie as the kernels have them. `mean_PJ` is the mean behind the
+    In native pages all lies as the kernels have it, slots too. `mean_PJ` is the mean behind the
     last token that was stored in a page.
     """
 
@@ -37,7 +37,8 @@ class Pages:
         is_native: bool = False,
     ):
         think = config.think
-        assert think is None or page_tokens == think.block_tokens, "a page is a block"
+        blocks = [part.block_tokens for part in (think, config.memory) if part]
+        assert all(size == page_tokens for size in blocks), "a page is a block"
         self.page_tokens = page_tokens
         self.is_native = is_native
         self.memory = config.memory
@@ -45,14 +46,19 @@ class Pages:
         if think is not None:
             self.think_layers = range(think.first_layer, think.first_layer + think.num_layers)
         heads = (config.num_kv_heads, config.head_width)
-        shape = (num_pages * page_tokens, *heads)
-        self.k_LKC = [torch.empty(shape, dtype=dtype) for _ in range(config.num_layers)]
-        self.v_LKC = [torch.empty(shape, dtype=dtype) for _ in range(config.num_layers)]
-        self.native = [
-            LayerCache(k_LKC, v_LKC, *_scales(k_LKC))
-            for k_LKC, v_LKC in zip(self.k_LKC, self.v_LKC, strict=True)
-        ]
         sizes = [page_tokens // tier.ratio for tier in self.memory.tiers] if self.memory else []
+        native_sizes, sizes = (sizes, []) if is_native else ([], sizes)
+        self.native = [
+            empty_cache(
+                num_pages * page_tokens,
+                heads,
+                dtype,
+                [empty_cache(num_pages * size, heads, dtype) for size in native_sizes],
+            )
+            for _ in range(config.num_layers)
+        ]
+        self.k_LKC = [cache.k for cache in self.native]
+        self.v_LKC = [cache.v for cache in self.native]
         self.slots = [
             [_empty_slots(num_pages, size, heads, dtype) for size in sizes]
             for _ in range(config.num_layers)
@@ -73,17 +79,11 @@ class Pages:
 
     def parts(self, page: int) -> list[Tensor]:
         """Return all that there is of a page, as views."""
-        kept = [tensor for cache in self.native for tensor in cache if tensor is not None]
-        whole = [tensor.unflatten(0, (-1, self.page_tokens)) for tensor in kept]
+        caches = [each for cache in self.native for each in (cache, *cache.slots)]
+        kept = [tensor for cache in caches for tensor in cache.numbers if tensor is not None]
+        whole = [tensor.unflatten(0, (len(self.mean_PJ), -1)) for tensor in kept]
         whole += [tensor for tiers in self.slots for slots in tiers for tensor in slots]
         return [tensor[page] for tensor in (*whole, self.mean_PJ) if tensor.numel()]
-
-
-def _scales(k_LKC: Tensor) -> tuple[Tensor | None, Tensor | None]:
-    """Return room for the scales of keys and of values in int8, of every token and head."""
-    if k_LKC.dtype != torch.int8:
-        return None, None
-    return torch.empty(k_LKC.shape[:2]), torch.empty(k_LKC.shape[:2])
 
 
 def _empty_slots(num_pages: int, size: int, heads: tuple[int, int], dtype: torch.dtype) -> Slots:

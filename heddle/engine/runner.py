@@ -91,7 +91,7 @@ def _cache_dtype(model: Transformer, config: EngineConfig) -> torch.dtype:
         return DTYPES[config.cache_dtype]
     raise ConfigError(
         f"a cache in {config.cache_dtype} needs native kernels and a model in blocks of 4 or 8 "
-        f"bits without summary slots: leave cache_dtype out, or set it to {config.dtype}"
+        f"bits: leave cache_dtype out, or set it to {config.dtype}"
     )
 
 

@@ -13,26 +13,31 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from heddle.kernels.cache import LayerCache, OwnPage
 from heddle.kernels.library import (
-    ExpertsStruct,
-    ExpertStruct,
     LayerCacheStruct,
     LayerLoraStruct,
     LayerStruct,
     LoraStruct,
-    MatrixStruct,
     OwnStruct,
     RoutingStruct,
     SequenceStruct,
     ShapeStruct,
     StepStruct,
+    address,
     library,
 )
-from heddle.kernels.packing import PackedMatrix, Room
+from heddle.kernels.packing import Room
+from heddle.kernels.parts import (
+    LayerWeights,
+    Matrix,
+    SlotMemory,
+    experts_struct,
+    layer_struct,
+    memory_struct,
+)
 
 INSTRUCTION_SETS = ("avx512", "avx2", "dotprod", "neon", "portable")  # the best first
-_KINDS = {"nibbles": 0, "bytes": 1}
-CHUNK = 64  # keys that attention meets at once
 NORM_UNIT = 16  # the widest vector's floats
 _CACHE_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
 
@@ -61,7 +66,7 @@ class Kernels:
     def __del__(self):
         self._library.heddle_pool_free(self._pool)
 
-    def product(self, matrix: "Matrix", x_ND: Tensor) -> Tensor:
+    def product(self, matrix: Matrix, x_ND: Tensor) -> Tensor:
         """Return each row of `x_ND` (float32) times the matrix, plus its bias."""
         x_ND = x_ND.contiguous()
         out = torch.empty(len(x_ND), matrix.rows)
@@ -70,7 +75,7 @@ class Kernels:
         )
         return out
 
-    def rows(self, matrix: "Matrix", row_N: Tensor) -> Tensor:
+    def rows(self, matrix: Matrix, row_N: Tensor) -> Tensor:
         """Return some rows of a matrix as float32 numbers."""
         assert row_N.dtype == torch.int64 and row_N.is_contiguous(), "row numbers are int64"
         out = torch.empty(len(row_N), matrix.cols)
@@ -108,47 +113,6 @@ class Kernels:
             sin_T1C.data_ptr(),
         )
         return cos_T1C, sin_T1C
-
-
-class Matrix:
-    """A packed matrix and its bias, as the kernels take it."""
-
-    def __init__(self, packed: PackedMatrix, bias: Tensor | None = None):
-        self.rows, self.cols = packed.rows, packed.cols
-        self.packed, self._bias = packed, bias
-        self.struct = MatrixStruct(
-            packed.rows, packed.cols, _KINDS[packed.kind], 0, *map(_address, (packed.data, bias))
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpertWeights:
-    """A router and its experts: `scores_ED`, `balance_E` (float32), and by expert two matrices.
-
-    `experts` holds (gates and ups `turn_by_turn`, down); the one that does nothing has None.
-    """
-
-    most: int
-    mass: float
-    prior: float
-    scores_ED: Tensor
-    balance_E: Tensor
-    experts: tuple[tuple[Matrix, Matrix] | None, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerWeights:
-    """What a decoder layer is made of; norms are float32 vectors, `gate_up` is `turn_by_turn`."""
-
-    attention_norm: Tensor
-    ffn_norm: Tensor
-    q_norm: Tensor | None
-    k_norm: Tensor | None
-    qkv: Matrix
-    out: Matrix
-    gate_up: Matrix
-    down: Matrix
-    experts: ExpertWeights | None = None
 
 
 class LoraWeights(NamedTuple):
@@ -198,13 +162,6 @@ class Routes(NamedTuple):
     chosen_3LTE: Tensor
 
 
-class OwnPage(NamedTuple):
-    """What tokens of one block left behind in a later loop; `Own` in `native/attention.h`."""
-
-    data: Tensor
-    present: Tensor
-
-
 @dataclass(frozen=True, kw_only=True)
 class Span:
     """Rows `start` to `end` - 1 of a step: tokens of one sequence.
@@ -237,38 +194,6 @@ class Tokens:
     block_tokens: int = 0
 
 
-class LayerCache(NamedTuple):
-    """A layer's keys and values, in pages as `native/attention.h` has them; scales if in int8."""
-
-    k: Tensor
-    v: Tensor
-    k_scale: Tensor | None
-    v_scale: Tensor | None
-
-    def own_page(self, *, num_layers: int, block_tokens: int) -> OwnPage:
-        """Return an empty page for what a block leaves behind in a later loop of some layers."""
-        _, num_heads, width = self.k.shape
-        scale_bytes = 0 if self.k_scale is None else self.k_scale.itemsize
-        layer_bytes = 2 * num_heads * block_tokens * (width * self.k.itemsize + scale_bytes)
-        present = torch.zeros(-(-block_tokens // CHUNK), dtype=torch.int64)
-        return OwnPage(torch.zeros(num_layers, layer_bytes, dtype=torch.uint8), present)
-
-    def take(self, page: int, own: OwnPage, number: int, *, block_tokens: int) -> None:
-        """Put in a page, of a block's size, what tokens left behind in layer `number` of a loop."""
-        _, num_heads, width = self.k.shape
-        is_present_L = (own.present[:, None] >> torch.arange(CHUNK) & 1).flatten()[:block_tokens]
-        by_token = (num_heads, block_tokens)
-        shapes = ((num_heads, width, block_tokens), (*by_token, width), by_token, by_token)
-        rest = own.data[number]
-        for cache, shape in zip(self, shapes, strict=True):
-            if cache is None:
-                continue
-            into = cache.view(-1, *shape)[page]
-            mine, rest = rest.tensor_split([into.nbytes])
-            is_present = is_present_L[:, None] if cache is self.v else is_present_L
-            into.copy_(torch.where(is_present > 0, mine.view(cache.dtype).view(shape), into))
-
-
 class Stretch:
     """Decoder layers that run in one call; see `native/layers.h`."""
 
@@ -281,6 +206,7 @@ class Stretch:
         num_kv_heads: int,
         head_width: int,
         norm_eps: float,
+        memory: SlotMemory | None = None,
     ):
         first = layers[0]
         shape = ShapeStruct(
@@ -290,11 +216,15 @@ class Stretch:
         self._library = kernels._library
         self._weights = layers
         self._caches: tuple[Sequence[LayerCache], Any] | None = None
-        self._experts = [_experts(layer.experts) for layer in layers]
+        self._experts = [experts_struct(layer.experts) for layer in layers]
         self._layers = (LayerStruct * len(layers))(
-            *(_layer(*each) for each in zip(layers, self._experts, strict=True))
+            *(layer_struct(*each) for each in zip(layers, self._experts, strict=True))
         )
-        self._stretch = self._library.heddle_stretch(shape, kernels._pool)
+        self._memory = None if memory is None else memory_struct(memory)
+        self._stretch = self._library.heddle_stretch(
+            shape, None if self._memory is None else self._memory[0], kernels._pool
+        )
+        assert self._stretch is not None, f"{memory} contradicts itself"
 
     def __del__(self):
         self._library.heddle_stretch_free(self._stretch)
@@ -328,12 +258,11 @@ class Stretch:
             _CACHE_KINDS[caches[0].k.dtype],
             tokens.block_tokens,
             0,
-            *map(_address, (tokens.cos_TC, tokens.sin_TC, tokens.position_T, tokens.place_T)),
+            *map(address, (tokens.cos_TC, tokens.sin_TC, tokens.position_T, tokens.place_T)),
             ctypes.addressof(array),
         )
         if self._caches is None or self._caches[0] is not caches:  # the same from step to step
-            rows = (LayerCacheStruct(*map(_address, cache)) for cache in caches)
-            self._caches = (caches, (LayerCacheStruct * len(caches))(*rows))
+            self._caches = (caches, _caches(caches))
         self._library.heddle_run(
             self._stretch,
             ctypes.byref(self._layers, layers.start * ctypes.sizeof(LayerStruct)),
@@ -341,24 +270,36 @@ class Stretch:
             len(layers),
             step,
             x_TD.data_ptr(),
-            ctypes.byref(self._caches[1], layers.start * ctypes.sizeof(LayerCacheStruct)),
+            ctypes.byref(self._caches[1][0], layers.start * ctypes.sizeof(LayerCacheStruct)),
             None if routes is None else _routings(routes),
         )
 
 
 def _sequence(span: Span) -> tuple[SequenceStruct, Any]:
     """Return the struct, and the array that it points to."""
-    own = (OwnStruct * len(span.own))(*(OwnStruct(*map(_address, page)) for page in span.own))
-    address = ctypes.addressof(own) if span.own else None
+    own = (OwnStruct * len(span.own))(*(OwnStruct(*map(address, page)) for page in span.own))
+    first_own = ctypes.addressof(own) if span.own else None
     pages = span.page_P.data_ptr()
-    return SequenceStruct(span.start, span.end, pages, address, span.first_block), own
+    return SequenceStruct(span.start, span.end, pages, first_own, span.first_block), own
+
+
+def _caches(caches: Sequence[LayerCache]) -> tuple[Any, Any]:
+    """Return an array of structs, and the arrays that it points to."""
+    slots = [_caches(cache.slots) if cache.slots else None for cache in caches]
+    array = (LayerCacheStruct * len(caches))(
+        *(
+            LayerCacheStruct(*map(address, cache.numbers), tiers and ctypes.addressof(tiers[0]))
+            for cache, tiers in zip(caches, slots, strict=True)
+        )
+    )
+    return array, slots
 
 
 def _routings(routes: Routes) -> Any:
     """Return an array with the addresses of what is said of each layer's experts."""
     chosen_3LTE = routes.chosen_3LTE
     num_layers = chosen_3LTE.shape[1]
-    said = _address(routes.log_prior_TE), _address(routes.bias_TE)
+    said = address(routes.log_prior_TE), address(routes.bias_TE)
     first, step = chosen_3LTE.data_ptr(), chosen_3LTE.stride(1) * chosen_3LTE.itemsize
     return (RoutingStruct * num_layers)(
         *(
@@ -366,44 +307,3 @@ def _routings(routes: Routes) -> Any:
             for i in range(num_layers)
         )
     )
-
-
-def _experts(weights: ExpertWeights | None) -> tuple[ExpertsStruct, Any] | None:
-    """Return the struct, and the array that it points to."""
-    if weights is None:
-        return None
-    nothing = ExpertStruct()
-    array = (ExpertStruct * len(weights.experts))(
-        *(
-            ExpertStruct(pair[0].struct, pair[1].struct) if pair else nothing
-            for pair in weights.experts
-        )
-    )
-    found = ExpertsStruct(
-        len(weights.experts),
-        weights.most,
-        weights.mass,
-        weights.prior,
-        _address(weights.scores_ED),
-        _address(weights.balance_E),
-        ctypes.addressof(array),
-    )
-    return found, array
-
-
-def _layer(weights: LayerWeights, experts: tuple[ExpertsStruct, Any] | None) -> LayerStruct:
-    return LayerStruct(
-        _address(weights.attention_norm),
-        _address(weights.ffn_norm),
-        _address(weights.q_norm),
-        _address(weights.k_norm),
-        weights.qkv.struct,
-        weights.out.struct,
-        weights.gate_up.struct,
-        weights.down.struct,
-        None if experts is None else ctypes.addressof(experts[0]),
-    )
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()

@@ -8,6 +8,8 @@ from ctypes import POINTER, Structure, c_bool, c_char_p, c_float, c_int32, c_int
 from functools import cache
 from pathlib import Path
 
+from torch import Tensor
+
 
 class MatrixStruct(Structure):
     """`Matrix` of `native/matrix.h`."""
@@ -35,6 +37,32 @@ class ShapeStruct(Structure):
     ]
 
 
+class TierStruct(Structure):
+    """`Tier` of `native/sight.h`."""
+
+    _fields_ = [
+        ("ratio", c_int32),
+        ("reserved", c_int32),
+        ("blocks", c_int64),
+        ("cos", c_void_p),
+        ("sin", c_void_p),
+    ]
+
+
+class MemoryStruct(Structure):
+    """`Memory` of `native/sight.h`."""
+
+    _fields_ = [
+        ("block_tokens", c_int32),
+        ("sink_tokens", c_int32),
+        ("window_blocks", c_int32),
+        ("paged_blocks", c_int32),
+        ("num_tiers", c_int32),
+        ("reserved", c_int32),
+        ("tiers", c_void_p),
+    ]
+
+
 class LayerStruct(Structure):
     """`Layer` of `native/layers.h`."""
 
@@ -48,6 +76,8 @@ class LayerStruct(Structure):
         ("gate_up", MatrixStruct),
         ("down", MatrixStruct),
         ("experts", c_void_p),
+        ("salience", c_void_p),
+        ("mass", c_void_p),
     ]
 
 
@@ -96,13 +126,13 @@ class RoutingStruct(Structure):
 
 
 class OwnStruct(Structure):
-    """`Own` of `native/attention.h`."""
+    """`Own` of `native/sight.h`."""
 
     _fields_ = [("data", c_void_p), ("present", c_void_p)]
 
 
 class SequenceStruct(Structure):
-    """`Sequence` of `native/attention.h`."""
+    """`Sequence` of `native/sight.h`."""
 
     _fields_ = [
         ("start", c_int32),
@@ -132,14 +162,20 @@ class StepStruct(Structure):
 
 
 class LayerCacheStruct(Structure):
-    """`LayerCache` of `native/layers.h`."""
+    """`LayerCache` of `native/cache.h`."""
 
     _fields_ = [
         ("k", c_void_p),
         ("v", c_void_p),
         ("k_scale", c_void_p),
         ("v_scale", c_void_p),
+        ("slots", c_void_p),
     ]
+
+
+def address(tensor: Tensor | None) -> int | None:
+    """Return where a tensor's numbers lie."""
+    return None if tensor is None else tensor.data_ptr()
 
 
 @cache
@@ -156,7 +192,7 @@ def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
         "heddle_best": (c_char_p, []),
         "heddle_pool": (c_void_p, [c_int32]),
         "heddle_pool_free": (None, [c_void_p]),
-        "heddle_stretch": (c_void_p, [POINTER(ShapeStruct), c_void_p]),
+        "heddle_stretch": (c_void_p, [POINTER(ShapeStruct), POINTER(MemoryStruct), c_void_p]),
         "heddle_stretch_free": (None, [c_void_p]),
         "heddle_run": (
             None,

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from heddle.model.config import MemoryConfig, ModelConfig
-from heddle.model.rope import angles_at, inverse_wavelengths, rotate
+from heddle.model.rope import Angles, angles_at, inverse_wavelengths, rotate
 
 
 class Slots(NamedTuple):
@@ -45,6 +45,12 @@ class Pooler(nn.Module):
         frequencies, _ = inverse_wavelengths(config.rope, head_width=config.head_width)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
+    def to_centre(self, tier: int, dtype: torch.dtype) -> Angles:
+        """Return the angles that turn the tokens of a tier's slot to its centre."""
+        size = self.memory.tiers[tier].ratio
+        offset_m = (size - 1) / 2 - torch.arange(size, device=self.frequencies.device)
+        return angles_at(offset_m, self.frequencies, dtype)
+
     def forward(self, k_BNKC: Tensor, v_BNKC: Tensor, block_B: Tensor, *, tier: int) -> Slots:
         """Pool whole blocks, whose numbers in their sequences are `block_B`, for a tier.
 
@@ -52,8 +58,7 @@ class Pooler(nn.Module):
         """
         size = self.memory.tiers[tier].ratio
         k_BMmKC, v_BMmKC = (x.unflatten(1, (-1, size)) for x in (k_BNKC, v_BNKC))
-        offset_m = (size - 1) / 2 - torch.arange(size, device=k_BNKC.device)
-        k_BMmKC = rotate(k_BMmKC, angles_at(offset_m, self.frequencies, k_BNKC.dtype))
+        k_BMmKC = rotate(k_BMmKC, self.to_centre(tier, k_BNKC.dtype))
         place_N = torch.arange(k_BNKC.shape[1], device=k_BNKC.device)
         counts_BN = (block_B[:, None] > 0) | (place_N >= self.memory.sink_tokens)
         counts_BMm = counts_BN.unflatten(1, (-1, size))

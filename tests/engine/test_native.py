@@ -13,7 +13,7 @@ from heddle.engine.engine import Engine
 from heddle.engine.load import load_model
 from heddle.engine.native import NativeLayers, has_native_layers
 from heddle.engine.paged_memory import LaterLoops, PagedMemory, Segment
-from heddle.engine.pages import Pages
+from heddle.engine.pages import Pages, page_tokens
 from heddle.engine.request import Thinking
 from heddle.errors import ConfigError
 from heddle.kernels.cpu import Kernels, available
@@ -27,7 +27,6 @@ from tests.engine.collect import ask
 from tests.weights.gguf_files import TINY, write_gguf
 
 BUILDS = available()
-PAGE_TOKENS = 16
 needs_kernels = pytest.mark.skipif(not BUILDS, reason="no C++ compiler was there at installation")
 
 SHAPES = {
@@ -62,11 +61,10 @@ def read(
 ) -> list:
     """Return the logits of two sequences of which each step reads so many tokens more."""
     model = load_model(checkpoint, dtype="float32", kernels=kernels)
-    think = checkpoint.config.think
     pages = Pages(
         checkpoint.config,
         num_pages=32,
-        page_tokens=think.block_tokens if think else PAGE_TOKENS,
+        page_tokens=page_tokens(checkpoint.config, EngineConfig()),
         dtype=dtype,
         is_native=has_native_layers(model),
     )
@@ -178,8 +176,11 @@ def rounded(weight: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def adaptive(tmp_path_factory) -> Path:
-    """An upcycled network whose experts, gates and loops say something."""
-    folder = tmp_path_factory.mktemp("adaptive")
+    return upcycled(tmp_path_factory.mktemp("adaptive"))
+
+
+def upcycled(folder: Path) -> Path:
+    """Write an upcycled network whose experts, gates and loops say something."""
     shape = replace(TINY, num_layers=4, width=96, num_heads=6)
     base = write_gguf(folder / "base.gguf", config=shape, format="Q4_1")
     upcycle(str(base), folder / "delta")
@@ -247,6 +248,16 @@ def test_later_loops_keep_their_keys_as_the_cache_does(adaptive, dtype: torch.dt
         assert torch.equal(kept_NV, by_steps_NV)
 
 
+def answers(engine: Engine, asked: list[tuple], *, together: bool) -> list[list]:
+    """Ask for 50 tokens each, and return what was said of them."""
+    started = []
+    for tokens, thinking in asked:
+        started.append(ask(engine, tokens, 50, thinking=thinking))
+        if not together:
+            started[-1].wait()
+    return [[(e.token_id, e.loops, e.clusters) for e in a.wait().events[:-1]] for a in started]
+
+
 @needs_kernels
 @pytest.mark.parametrize("cache_dtype", ["auto", "int8"])
 def test_answers_depend_on_no_cut_batch_prefix_or_preemption(adaptive, cache_dtype):
@@ -258,21 +269,13 @@ def test_answers_depend_on_no_cut_batch_prefix_or_preemption(adaptive, cache_dty
         for thinking in ({"max_loops": 3}, {"max_loops": 4, "is_automatic": True}, {})
     ]
 
-    def answers(engine: Engine, *, together: bool) -> list[list]:
-        started = []
-        for tokens, thinking in asked:
-            started.append(ask(engine, tokens, 50, thinking=thinking))
-            if not together:
-                started[-1].wait()
-        return [[(e.token_id, e.loops, e.clusters) for e in a.wait().events[:-1]] for a in started]
-
     alone = Engine.load(adaptive, EngineConfig(**settings))
     narrow = Engine.load(adaptive, EngineConfig(cache_tokens=384, step_tokens=40, **settings))
     try:
-        expected = answers(alone, together=False)
-        assert answers(narrow, together=True) == expected
+        expected = answers(alone, asked, together=False)
+        assert answers(narrow, asked, together=True) == expected
         assert narrow.stats().num_preempted > 0
-        assert answers(alone, together=True) == expected
+        assert answers(alone, asked, together=True) == expected
         assert alone.stats().num_cached_tokens == len(asked) * 128
     finally:
         alone.close()

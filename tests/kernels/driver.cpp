@@ -63,6 +63,7 @@ struct Network {
   Shape shape;
   std::vector<OwnedMatrix> matrices;
   std::vector<std::vector<float>> norms;
+  std::vector<float> salience, mass;
   std::vector<Layer> layers;
   std::vector<LayerLora> loras;
 
@@ -86,13 +87,52 @@ struct Network {
       loras.push_back({{m[0], m[1]}, {m[2], m[3]}, {m[4], m[5]}, {m[6], m[7]}});
     }
     for (int i = 0; i < 8; ++i) norms.emplace_back(std::max(s.width, s.head_width), 1.0f);
+    for (int i = 0; i < 2 * kv; ++i) salience.push_back(normal());
+    for (int i = 0; i < 2; ++i) mass.push_back(normal());
     for (int i = 0; i < 2; ++i) {
       const bool has_norms = i == 1;
       layers.push_back({norms[4 * i].data(), norms[4 * i + 1].data(),
                         has_norms ? norms[4 * i + 2].data() : nullptr,
                         has_norms ? norms[4 * i + 3].data() : nullptr, matrices[4 * i],
-                        matrices[4 * i + 1], matrices[4 * i + 2], matrices[4 * i + 3], nullptr});
+                        matrices[4 * i + 1], matrices[4 * i + 2], matrices[4 * i + 3], nullptr,
+                        {salience.data(), mass.data()}});
     }
+  }
+};
+
+constexpr int kBlock = 48;
+
+// Two tiers: a run of 16 slots of a block, and six that lie by themselves.
+struct OwnedMemory : Memory {
+  std::vector<float> cos, sin;
+  Tier tier[2];
+
+  OwnedMemory(const Shape& s, int num_paged) : Memory{kBlock, 4, 1, num_paged, 2, 0, tier} {
+    for (int i = 0; i < 8 * s.head_width; ++i) cos.push_back(normal()), sin.push_back(normal());
+    tier[0] = {3, 0, 1, cos.data(), sin.data()};
+    tier[1] = {8, 0, INT64_MAX, cos.data(), sin.data()};
+  }
+};
+
+// Two layers' caches. They start as NaN, in bfloat16 by halves: nothing may be read that was not
+// written.
+struct Caches {
+  std::vector<std::vector<uint32_t>> rooms;
+  LayerCache layers[2], slots[4];
+
+  Caches(const Shape& s, int num_places, const Memory* memory) {
+    for (int i = 0; i < 2; ++i) {
+      for (int tier = 0; memory && tier < 2; ++tier)
+        slots[2 * i + tier] = make(s, num_places / memory->tiers[tier].ratio, nullptr);
+      layers[i] = make(s, num_places, memory ? slots + 2 * i : nullptr);
+    }
+  }
+
+  LayerCache make(const Shape& s, int num_places, const LayerCache* tiers) {
+    const size_t size = (size_t)num_places * s.num_kv_heads * s.head_width;
+    for (int i = 0; i < 4; ++i) rooms.emplace_back(size, 0x7fc07fc0);
+    std::vector<uint32_t>* room = &rooms.back() - 3;
+    return {room[0].data(), room[1].data(), (float*)room[2].data(), (float*)room[3].data(), tiers};
   }
 };
 
@@ -145,23 +185,16 @@ struct Rows {
 // The states of 150 tokens of one sequence and 20 of another, read in steps of at most `most`. Two
 // of three tokens pass all layers once more.
 std::vector<float> states(Pool* pool, Network& network, CacheKind cache_kind, int page_tokens,
-                          int most) {
-  constexpr int kBlock = 48;
+                          int most, const Memory* memory = nullptr) {
   const Shape& s = network.shape;
   const int lengths[2] = {150, 20}, num_pages = 2 * (160 / page_tokens + 1);
-  const size_t cache_size = (size_t)num_pages * page_tokens * s.num_kv_heads * s.head_width;
-  // NaN in float32 and, by halves, in bfloat16: nothing may be read that was not written.
-  std::vector<std::vector<uint32_t>> room(8, std::vector<uint32_t>(cache_size, 0x7fc07fc0));
-  LayerCache caches[2];
-  for (int i = 0; i < 2; ++i)
-    caches[i] = {room[4 * i].data(), room[4 * i + 1].data(), (float*)room[4 * i + 2].data(),
-                 (float*)room[4 * i + 3].data()};
+  const Caches caches(s, num_pages * page_tokens, memory);
   Reader readers[2] = {{s, 4, kBlock}, {s, 4, kBlock}};
   for (int i = 0; i < num_pages; ++i) readers[i % 2].pages.push_back(num_pages - 1 - i);
   std::vector<float> input((size_t)170 * s.width), kept[2];
   std::mt19937 same(1);
   for (float& value : input) value = std::normal_distribution<float>()(same);
-  Stretch* stretch = heddle_stretch(&s, pool);
+  Stretch* stretch = heddle_stretch(&s, memory, pool);
   for (int done = 0; done < 150; done += most) {
     Rows first, again;
     std::vector<int> deep;
@@ -173,7 +206,7 @@ std::vector<float> states(Pool* pool, Network& network, CacheKind cache_kind, in
                   readers[n].pages[t / page_tokens] * page_tokens + t % page_tokens);
       if (from < end) first.end_sequence(start, readers[n], 0);
     }
-    first.run(stretch, network, page_tokens, cache_kind, 0, caches);
+    first.run(stretch, network, page_tokens, cache_kind, 0, caches.layers);
     for (const Sequence& sequence : first.sequences) {
       const int start = (int)again.positions.size();
       for (int t = sequence.start; t < sequence.end; ++t)
@@ -184,7 +217,7 @@ std::vector<float> states(Pool* pool, Network& network, CacheKind cache_kind, in
       const int number = sequence.pages == readers[0].pages.data() ? 0 : 1;
       if (start < (int)deep.size()) again.end_sequence(start, readers[number], kBlock);
     }
-    if (!deep.empty()) again.run(stretch, network, page_tokens, cache_kind, kBlock, caches);
+    if (!deep.empty()) again.run(stretch, network, page_tokens, cache_kind, kBlock, caches.layers);
     for (size_t i = 0; i < deep.size(); ++i)
       std::copy_n(&again.x[i * s.width], s.width, &first.x[(size_t)deep[i] * s.width]);
     for (const Sequence& q : first.sequences) {
@@ -201,6 +234,34 @@ std::vector<float> states(Pool* pool, Network& network, CacheKind cache_kind, in
 bool equal_and_finite(const std::vector<float>& a, const std::vector<float>& b) {
   for (float value : a) if (!std::isfinite(value)) return false;
   return a.size() == b.size() && !std::memcmp(a.data(), b.data(), a.size() * sizeof(float));
+}
+
+bool contradictions_are_refused(Pool* pool) {
+  const Shape shape{64, 4, 2, 16, 96, 1e-5f};
+  const OwnedMemory sound(shape, 1);
+  const Tier uneven{5, 0, 1, nullptr, nullptr}, negative{4, 0, -1, nullptr, nullptr};
+  std::vector<Memory> wrong(9, sound);
+  wrong[0].block_tokens = 0;
+  wrong[1].block_tokens = 40;
+  wrong[2].sink_tokens = -1;
+  wrong[3].sink_tokens = kBlock + 1;
+  wrong[4].window_blocks = 0;
+  wrong[5].paged_blocks = -1;
+  wrong[6].num_tiers = 0;
+  wrong[7].num_tiers = wrong[8].num_tiers = 1;
+  wrong[7].tiers = &uneven, wrong[8].tiers = &negative;
+  return std::none_of(wrong.begin(), wrong.end(), [&](const Memory& memory) {
+    return heddle_stretch(&shape, &memory, pool);
+  });
+}
+
+bool pages_are_chosen_by_score() {
+  const float score[] = {NAN, 2, 0, 3, 2, -1};
+  int64_t chosen[5];
+  choose_blocks(score, 6, 2, chosen);
+  if (chosen[0] != 3 || chosen[1] != 1) return false;
+  choose_blocks(score, 6, 5, chosen);
+  return chosen[2] == 4 && chosen[3] == -1 && chosen[4] == -1;
 }
 
 int failed(const char* what) {
@@ -226,8 +287,16 @@ int main() {
         for (int most : {1, 37})
           if (!equal_and_finite(whole, states(pool, network, cache, most == 1 ? 64 : 32, most)))
             return failed("batching changes bits");
+        if (kind == kBytes) continue;  // attention does not know of it
+        const OwnedMemory memory(shape, cache == kBfloat ? 0 : 1);
+        whole = states(pool, network, cache, kBlock, 150, &memory);
+        const int most = shape.num_kv_heads == 1 ? 1 : 37;
+        if (!equal_and_finite(whole, states(pool, network, cache, kBlock, most, &memory)))
+          return failed("batching changes bits of what slots show");
       }
     }
+  if (!contradictions_are_refused(pool)) return failed("a memory that cannot be is taken");
+  if (!pages_are_chosen_by_score()) return failed("other pages are chosen");
   const OwnedMatrix shared(160, 64, kNibbles, false);
   const pid_t child = fork();
   if (child == 0) {

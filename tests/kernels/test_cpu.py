@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from heddle.kernels import ref
-from heddle.kernels.cpu import Kernels, Matrix, available
+from heddle.kernels.cpu import Kernels, available
 from heddle.kernels.packing import (
     KINDS,
     LARGE_PAGE,
@@ -23,6 +23,7 @@ from heddle.kernels.packing import (
     pack,
     turn_by_turn,
 )
+from heddle.kernels.parts import Matrix
 from heddle.kernels.quant import QuantTensor
 from heddle.model.config import RopeConfig
 from heddle.model.rope import Rope

@@ -73,6 +73,7 @@ def test_the_largest_integers_do_not_overflow(command, kind, sign: int):
     assert out.tolist() == [[32 * 127 * sign * (15 if kind == "nibbles" else -128)] * 16]
 
 
+@pytest.mark.timeout(300)  # most of it is compiling, on what may be a busy machine
 def test_layers_compute_the_same_however_rows_are_batched(tmp_path):
     """One build stands for both: only products differ."""
     done = subprocess.run(made(tmp_path, "driver", "dotprod"), capture_output=True, text=True)

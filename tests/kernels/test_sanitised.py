@@ -28,6 +28,7 @@ BEST = available()[0] if available() else "portable"
 CHECKS = [(BEST, "address,undefined"), (BEST, "thread"), ("portable", "address,undefined")]
 
 
+@pytest.mark.timeout(300)  # most of it is compiling, on what may be a busy machine
 @pytest.mark.skipif(COMPILER is None, reason="there is no C++ compiler")
 @pytest.mark.parametrize("build, sanitiser", CHECKS)
 def test_the_driver_finds_nothing(tmp_path, build: str, sanitiser: str):

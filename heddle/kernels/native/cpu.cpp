@@ -32,7 +32,12 @@ void heddle_pool_free(Pool* pool) {
   if (!pool->is_forked()) delete pool;
 }
 
-Stretch* heddle_stretch(const Shape* shape, Pool* pool) { return new Stretch(*shape, *pool); }
+// `memory` is null without summaries, else it outlives the stretch. Null for one that contradicts
+// itself.
+Stretch* heddle_stretch(const Shape* shape, const Memory* memory, Pool* pool) {
+  if (memory && !memory->is_sound()) return nullptr;
+  return new Stretch(*shape, memory, *pool);
+}
 void heddle_stretch_free(Stretch* stretch) { delete stretch; }
 
 // Bring x [token][width] through layers. `loras`, null in the first loop, and `routing`, null without

@@ -5,9 +5,9 @@
 #include <memory>
 #include <vector>
 
-#include "attention.h"
 #include "experts.h"
 #include "pool.h"
+#include "reading.h"
 #include "rooms.h"
 
 namespace heddle {
@@ -22,6 +22,7 @@ struct Layer {
   const float *q_norm, *k_norm;  // or null
   Matrix qkv, out, gate_up, down;
   const Experts* experts;        // or null
+  Pooler pooler;                 // nulls without summaries
 };
 
 // What a later loop adds to a product: a map of low rank. `up` may have more columns than `down` has
@@ -50,33 +51,20 @@ inline void normalise(const float* x, const float* weight, int width, float eps,
   for (int i = 0; i < width; i += kLanes) store(to + i, load(x + i) * factor * load(weight + i));
 }
 
-inline void rotate(float* head, const float* cos, const float* sin, int width) {
-  const int half = width / 2;
-  for (int i = 0; i < half; ++i) {
-    float a = head[i], b = head[i + half];
-    head[i] = a * cos[i] + b * sin[i];
-    head[i + half] = b * cos[i + half] + a * sin[i + half];
-  }
-}
-
-// A layer's cache; what its numbers are the step says. Scales are int8's.
-struct LayerCache {
-  void *k, *v;
-  float *k_scale, *v_scale;
-};
-
 class Stretch {
  public:
-  Stretch(const Shape& shape, Pool& pool) : shape_(shape), pool_(pool), mixer_(pool) {}
+  // `memory` is null, or outlives this.
+  Stretch(const Shape& shape, const Memory* memory, Pool& pool)
+      : shape_(shape), pool_(pool), mixer_(pool),
+        reading_(pool, shape.num_heads, shape.num_kv_heads, shape.head_width, memory) {}
 
   // Bring the states of a step's tokens, x [token][width], through layers; a later loop has `loras`.
   void run(const Layer* layers, const LayerLora* loras, int num_layers, const Step& step, float* x,
            const LayerCache* caches, const Routing* routing) {
     if (step.block_tokens) find_own(step);
-    sight_ = {step.positions, step.block_tokens, 0};
-    find_pieces(step);
+    reading_.plan(step.sequences, step.num_sequences, step.positions, step.block_tokens);
     for (int i = 0; i < num_layers; ++i) {
-      sight_.layer = i;
+      number_ = i;
       run(layers[i], loras ? loras + i : nullptr, step, x, caches[i], routing ? routing + i : nullptr);
     }
   }
@@ -211,21 +199,21 @@ class Stretch {
   void look(const Layer& layer, const LayerLora* lora, const Step& step, const float* x,
             const LayerCache& kept, float* projected) {
     const int num = step.num_tokens, stride = layer.qkv.rows;
-    const Cache<T> cache{(T*)kept.k,       (T*)kept.v,           kept.k_scale,
-                         kept.v_scale,     step.page_tokens,     shape_.num_kv_heads,
-                         shape_.head_width};
-    const Attention<T> attention(cache, sight_, shape_.num_heads, projected, stride);
+    const Cache<T> cache(kept, step.page_tokens, shape_.num_kv_heads, shape_.head_width);
+    const auto attention = reading_.over(cache, layer.pooler, kept.slots, number_,
+                                         {projected, stride, shape_.num_heads});
     const Input in = read(layer.attention_norm, x, num, lora ? &lora->qkv : nullptr);
-    const int early = num < kFew ? (int)pieces_.size() : 0;
+    const std::vector<Piece>& pieces = reading_.pieces();
+    const int early = num < kFew ? (int)pieces.size() : 0;
     const auto project = [&](int first, int end) {
       const auto write = [&](int t, int p, const float* product) {
         write_panel(layer.qkv, p, product, projected + (size_t)t * stride, false);
       };
       multiply(layer.qkv, in.rows, num, first, end, write, in.added);
     };
-    split(layer.qkv.panels(), num, project, early, [&](int i) { attention.prefetch(pieces_[i]); });
+    split(layer.qkv.panels(), num, project, early, [&](int i) { attention.prefetch(pieces[i]); });
     each_row(num, [&](int t) { place(layer, step, t, projected, cache); });
-    attend(attention);
+    reading_.attend(attention);
   }
 
   // Normalise and rotate a token's queries and keys, scale the queries for attention, and put keys and
@@ -245,64 +233,13 @@ class Stretch {
     }
     const Vec scale = all(1.0f / std::sqrt((float)width));
     for (int i = 0; i < q_width; i += kLanes) store(row + i, load(row + i) * scale);
-    const int size = sight_.block_tokens;
+    const int size = step.block_tokens;
     const Cache<T> into =
-        size ? Cache<T>::own(own_[t], sight_.layer, size, shape_.num_kv_heads, width) : cache;
+        size ? Cache<T>::own(own_[t], number_, size, shape_.num_kv_heads, width) : cache;
     const int64_t at = size ? step.positions[t] % size : step.places[t];
     for (int h = 0; h < shape_.num_kv_heads; ++h) {
       const float* key = row + q_width + h * width;
       into.put(at, h, key, key + kv_width);
-    }
-  }
-
-  // List the pieces of a step's attention, which are the same in every layer.
-  void find_pieces(const Step& step) {
-    constexpr int kRows = 16;
-    pieces_.clear();
-    for (int s = 0; s < step.num_sequences; ++s) {
-      const Sequence& sequence = step.sequences[s];
-      for (int first = sequence.start; first < sequence.end; first += kRows)
-        for (int h = 0; h < shape_.num_kv_heads; ++h)
-          pieces_.emplace_back(sequence, sight_, h, first, std::min(first + kRows, sequence.end));
-    }
-    find_splits();
-  }
-
-  // Where few rows look far back, chunks are shared out, too.
-  void find_splits() {
-    constexpr int kLeastChunks = 4;
-    splits_.clear();
-    num_parts_ = 0;
-    int most_chunks = 0;
-    for (const Piece& piece : pieces_) most_chunks = std::max(most_chunks, piece.to);
-    if ((int)pieces_.size() >= 4 * pool_.num_threads() || most_chunks < 2 * kLeastChunks) return;
-    const int group = shape_.num_heads / shape_.num_kv_heads;
-    for (const Piece& whole : pieces_)
-      for (int from = 0; from < whole.to; from += kLeastChunks) {
-        Piece part = whole;
-        part.from = from, part.to = std::min(from + kLeastChunks, whole.to);
-        splits_.push_back({part, num_parts_});
-        num_parts_ += (size_t)(part.end - part.first) * group * (part.to - part.from);
-      }
-  }
-
-  // Put each row's attention in the place of its queries.
-  template <class T>
-  void attend(const Attention<T>& attention) {
-    if (splits_.empty()) {
-      pool_.run((int)pieces_.size(), [&](int i) { attention.whole(pieces_[i]); });
-      return;
-    }
-    parts_.resize(std::max(parts_.size(), num_parts_));
-    float* sums = rooms_.floats(sums_, num_parts_ * shape_.head_width);
-    pool_.run((int)splits_.size(), [&](int i) {
-      const Split& split = splits_[i];
-      attention.partly(split.piece, &parts_[split.at], sums + split.at * shape_.head_width);
-    });
-    size_t at = 0;
-    for (const Piece& whole : pieces_) {
-      attention.join(whole, &parts_[at]);
-      at += (size_t)attention.num_parts(whole) * whole.to;
     }
   }
 
@@ -316,22 +253,13 @@ class Stretch {
     return gated;
   }
 
-  struct Split {
-    Piece piece;
-    size_t at;  // of its first part
-  };
-
-  Shape shape_;
+  const Shape shape_;
   Pool& pool_;
   Mixer mixer_;
+  Reading reading_;
   Rooms rooms_, rooms_gated_, rooms_low_;
-  Sight sight_{};              // of the layer at hand
+  int number_ = 0;             // of the layer at hand, in this run
   std::vector<uint8_t*> own_;  // in a later loop: each token's page of the loop's own
-  std::vector<Piece> pieces_;
-  std::vector<Split> splits_;  // empty where pieces stay whole
-  size_t num_parts_ = 0;       // of all splits
-  std::vector<Part> parts_;
-  std::vector<float> sums_;
 };
 
 }  // namespace heddle

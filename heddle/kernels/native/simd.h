@@ -123,6 +123,16 @@ inline Vec load_as(const int8_t* from) {
   return __builtin_convertvector(__builtin_convertvector(bytes, VecI), Vec);
 }
 
+inline float to_float(float value) { return value; }
+inline float to_float(int8_t value) { return value; }
+
+inline float to_float(Bfloat value) {
+  const uint32_t bits = (uint32_t)value << 16;
+  float wide;
+  std::memcpy(&wide, &bits, 4);
+  return wide;
+}
+
 inline Bfloat to_bfloat(float value) {  // to the nearest, ties to even
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
