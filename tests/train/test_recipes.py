@@ -82,9 +82,25 @@ def test_a_stage_says_how_it_does(models, name):
     assert told <= last.keys() and last["validation_loss"] > 0
 
 
+def test_loops_alone_learn_sums_in_chats(tmp_path):
+    upcycle(str(save_tiny(tmp_path / "base")), tmp_path / "up", has_fabric=False, max_loops=4)
+    small = (*SMALL, "objective.corpus.text=[]", "fit.dtype=float32")
+    run = override(load_recipe(str(RECIPES / "think_sums.py")), small)
+    run = replace(run, folder=tmp_path / "run", start=str(tmp_path / "up"))
+    assert start(run, resume=False).step == 2
+    before, after = open_checkpoint(tmp_path / "up"), open_checkpoint(tmp_path / "run")
+    moved = {
+        tensor.rsplit(".", 1)[0]
+        for tensor in before.tensors
+        if not torch.equal(before.load(tensor, torch.float32), after.load(tensor, torch.float32))
+    }
+    assert {"think", "think.mix.up", "think.loras.0.down.up"} <= moved
+    assert all(name.startswith("think") and "read" not in name for name in moved)
+
+
 def test_a_stage_is_documented():
     told = (RECIPES.parent / "docs" / "training.md").read_text(encoding="utf-8")
-    assert all(f"heddle train {name}" in told for name in ORDER)
+    assert all(f"heddle train {name}" in told for name in (*ORDER, "think_sums"))
 
 
 def test_the_pooler_needs_a_start(tmp_path):

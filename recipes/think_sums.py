@@ -1,0 +1,48 @@
+"""Teach the default model to think about sums and puzzles, in chats: an hour on two CPU cores.
+
+    heddle upcycle default --out models/think-135m --no-fabric --max-loops 4
+    heddle train think_sums
+    heddle train halting --set start=runs/think_sums ...
+
+docs/training.md ("A first upgrade on a CPU") has the commands whole, and what came of it.
+"""
+
+from pathlib import Path
+
+from heddle.train.curriculum import LoopCurriculum
+from heddle.train.data.corpus import Corpus
+from heddle.train.depth import DepthSchedule
+from heddle.train.fit import FitConfig
+from heddle.train.optim import OptimiserConfig
+from heddle.train.run import Run
+from heddle.train.schedule import Schedule
+
+SUMS_AND_TALK = Corpus(
+    text=("data/puzzles-0", "data/puzzles-1", "data/own_chats"),
+    tasks=("addition", "subtraction", "multiplication"),
+    task_share=0.45,
+    num_levels=4,
+    chat=True,
+    tokens_per_batch=1024,
+    max_sequence=256,
+    num_validation=3,
+)
+
+
+def think_sums() -> Run:
+    """Two to four loops; the base, and so every answer at one loop, stays as it is."""
+    return Run(
+        folder=Path("runs/think_sums"),
+        start="models/think-135m",
+        trains=("think.mix*", "think.step", "think.gate.*", "think.loras.*"),
+        objective=LoopCurriculum(
+            corpus=SUMS_AND_TALK,
+            depth=DepthSchedule(first_mean=2.0, last_mean=3.0, deep_share=0.0, least=2, most=4),
+        ),
+        optimiser=OptimiserConfig(
+            hidden="adamw",
+            learning_rate=1e-3,
+            schedule=Schedule(warmup_steps=10, decay_steps=120),
+        ),
+        fit=FitConfig(num_steps=320, dtype="bfloat16", validate_every=100),
+    )
