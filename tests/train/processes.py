@@ -55,7 +55,7 @@ def started(
 
 
 def wait_for_steps(folder: Path, num_steps: int) -> None:
-    log, deadline = folder / "metrics.jsonl", time.monotonic() + 60
+    log, deadline = folder / "metrics.jsonl", time.monotonic() + 100
     while not log.exists() or len(log.read_text(encoding="utf-8").splitlines()) < num_steps:
         assert time.monotonic() < deadline
         time.sleep(0.002)
