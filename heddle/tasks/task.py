@@ -53,11 +53,11 @@ Grade = Callable[[Example, str], float]
 def same_answer(example: Example, reply: str) -> float:
     """Return 1 if the reply is the answer, or ends its last line with it, else 0.
 
-    What stands before the last "answer" or "=" of that line does not count, nor do case, spaces,
-    quotes and a full stop. Numbers are compared by value. `extra["aliases"]` are right too.
+    What stands before the last "answer", "is" or "=" of that line does not count, nor do case,
+    spaces, quotes and a full stop. Numbers are compared by value. `extra["aliases"]` are right too.
     """
     last_line = reply.strip().rsplit("\n", 1)[-1]
-    said = {_plain(reply), _plain(re.split(r"answer(?: is)?\b|=", last_line, flags=re.I)[-1])}
+    said = {_plain(reply), _plain(re.split(r"\banswer\b|\bis\b|=", last_line, flags=re.I)[-1])}
     accepted = {_plain(answer) for answer in (example.answer, *example.extra.get("aliases", ()))}
     return float(bool(said & accepted))
 
