@@ -1,4 +1,4 @@
-"""Teach the default model to think about sums and puzzles, in chats: an hour on two CPU cores.
+"""Teach the default model to think about sums and puzzles, in chats, on a CPU.
 
     heddle upcycle default --out models/think-135m --no-fabric --max-loops 4
     heddle train think_sums
