@@ -21,6 +21,8 @@ def test_upcycle_without_experts(tiny_folder, tmp_path):
     command = ["upcycle", str(tiny_folder), "--out", str(out), "--no-fabric", "--max-loops"]
     shown = CliRunner().invoke(app, [*command, "33"])
     assert shown.exit_code == 1 and "max_loops must lie between 1 and 32" in shown.stderr
+    shown = CliRunner().invoke(app, [*command, "1"])
+    assert shown.exit_code == 1 and "from its second loop on" in shown.stderr
     assert CliRunner().invoke(app, [*command, "4"]).exit_code == 0
     config = json.loads((out / "model.json").read_text(encoding="utf-8"))["config"]
     assert config["fabric"] is None
