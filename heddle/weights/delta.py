@@ -30,7 +30,7 @@ def upcycle(
     `target` exists or cannot be written.
     """
     if max_loops < 2:
-        raise ConfigError(f"a thinking block thinks from its second loop on: give it 2 or more")
+        raise ConfigError("a thinking block thinks from its second loop on: give it 2 or more")
     opened = open_checkpoint(resolve(spec))
     if opened.config.fabric or opened.config.think:
         raise ConfigError(f"{opened.path} is adaptive already: upcycle a dense model")
