@@ -18,6 +18,12 @@ Fabric = Annotated[
     ),
 ]
 MaxLoops = Annotated[int, typer.Option(help="So often a token may pass the thinking block.")]
+GateBias = Annotated[
+    float,
+    typer.Option(
+        help="How far the gates of later loops are open before training: sigmoid of this, a share."
+    ),
+]
 NetworkSeed = Annotated[int, typer.Option(help="Draws the new parts' weights.")]
 
 
@@ -26,6 +32,7 @@ def upcycle(
     out: Out,
     fabric: Fabric = True,
     max_loops: MaxLoops = 32,
+    gate_bias: GateBias = -3.0,
     seed: NetworkSeed = 0,
     as_json: options.AsJson = False,
 ) -> None:
@@ -36,7 +43,9 @@ def upcycle(
 
     fetched(base)
     spec = DEFAULT_MODEL if base == options.DEFAULT else base
-    checkpoint = delta.upcycle(spec, out, has_fabric=fabric, max_loops=max_loops, seed=seed)
+    checkpoint = delta.upcycle(
+        spec, out, has_fabric=fabric, max_loops=max_loops, gate_bias=gate_bias, seed=seed
+    )
     think = checkpoint.config.think
     assert think is not None, "an upcycled network thinks"
     last = think.first_layer + think.num_layers - 1

@@ -7,6 +7,7 @@ base's own. Always looping repairs some tokens and breaks others (arXiv:2511.085
 second sum is there to prevent. Its stage is run by `fit`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +20,7 @@ from heddle.model.batch import Depth
 from heddle.model.transformer import Transformer
 from heddle.train.adaptive import USUAL, Auxiliary, balance_routers
 from heddle.train.data.corpus import Corpus
-from heddle.train.data.document import IGNORED
+from heddle.train.data.document import IGNORED, cluster_number
 from heddle.train.data.pack import TrainBatch
 from heddle.train.depth import DepthSchedule, check_depth
 from heddle.train.forward import batch_flops, packed_batch
@@ -32,14 +33,18 @@ from heddle.weights.contents import Checkpoint
 class LoopCurriculum:
     """The objective; its run should train `think.*`, without `think.read*`.
 
-    `depth` must ask for two loops at least.
+    `depth` must ask for two loops at least. Every token counts as easy in text of the clusters that
+    `keeps` names: more loops should leave it as it is.
     """
 
     corpus: Corpus = Corpus()
     depth: DepthSchedule = DepthSchedule(least=2)
     auxiliary: Auxiliary = USUAL
+    keeps: tuple[str, ...] = ()
 
     def __post_init__(self):
+        for name in self.keeps:
+            cluster_number(name, where="the loop curriculum: keeps")
         if self.depth.least < 2:
             raise ConfigError(
                 f"the loop curriculum needs two loops at least: set depth.least to 2 or more, not "
@@ -65,6 +70,7 @@ class LoopCurriculum:
             depth=self.depth.depth(batch, progress),
             auxiliary=self.auxiliary,
             progress=progress,
+            kept=[cluster_number(name, where="keeps") for name in self.keeps],
         )
 
 
@@ -75,8 +81,12 @@ def think_again_loss(
     depth: Depth,
     auxiliary: Auxiliary = USUAL,
     progress: float = 0.0,
+    kept: Sequence[int] = (),
 ) -> Loss:
-    """Return the curriculum's mean loss on a batch, plus, in training, the weighted other terms."""
+    """Return the curriculum's mean loss on a batch, plus, in training, the weighted other terms.
+
+    All tokens of the clusters `kept` count as easy.
+    """
     check_depth(model.config, depth)
     batch = batch.to(model.embed.weight.device)
     with torch.no_grad():
@@ -84,11 +94,13 @@ def think_again_loss(
     out = model(packed_batch(batch, depth))
     rows = (batch.target_T != IGNORED).nonzero()[:, 0]
     weight_N = batch.weight_T[rows].float()
+    may_be_hard_T = ~torch.isin(batch.cluster_T, torch.tensor(kept, device=batch.cluster_T.device))
     sums = sum_by_chunk(
         partial(_sums, model.head),
         out.hidden_TD[rows],
         first.hidden_TD[rows],
         batch.target_T[rows],
+        may_be_hard_T[rows].float(),
         weight_N,
         size=5,
     )
@@ -116,12 +128,17 @@ def think_again_loss(
 
 
 def _sums(
-    head: nn.Module, hidden_ND: Tensor, first_ND: Tensor, target_N: Tensor, weight_N: Tensor
+    head: nn.Module,
+    hidden_ND: Tensor,
+    first_ND: Tensor,
+    target_N: Tensor,
+    may_be_hard_N: Tensor,
+    weight_N: Tensor,
 ) -> Tensor:
     """Return what hard and easy tokens add, the weight of hard ones, and both cross entropies."""
     with torch.no_grad():
         first_NV = head(first_ND)
-        is_hard_N = (first_NV.argmax(-1) != target_N).float()
+        is_hard_N = (first_NV.argmax(-1) != target_N).float() * may_be_hard_N
     logits_NV = head(hidden_ND)
     before_N, after_N = (
         nn.functional.cross_entropy(logits, target_N, reduction="none")

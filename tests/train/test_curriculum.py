@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, kl_div
 
-from heddle.errors import ConfigError
+from heddle.errors import ConfigError, DataError
 from heddle.train.curriculum import LoopCurriculum, think_again_loss
 from heddle.train.depth import DepthSchedule
 from heddle.train.forward import exact_depth, packed_batch
@@ -46,6 +46,26 @@ def test_hard_tokens_learn_the_next_token_and_easy_ones_their_first_loop():
     told = think_again_loss(model.eval(), batch, depth=depth)
     assert torch.allclose(told.mean, loss_N.mean(), atol=1e-5)
     assert torch.allclose(told.metrics["hard_share"], is_hard.float().mean())
+
+
+def test_of_a_kept_cluster_every_token_is_easy():
+    model = routed_model().eval()
+    batch, _ = half_easy_batch(model)
+    batch = batch._replace(cluster_T=torch.arange(len(batch.token_T)) % 5)
+    depth = exact_depth(3, len(batch.token_T))
+    told, all_told = (
+        think_again_loss(model, batch, depth=depth, kept=some) for some in ([3], range(5))
+    )
+    kept = batch._replace(weight_T=(batch.cluster_T == 3).float())
+    assert think_again_loss(model, kept, depth=depth).metrics["hard_share"] > 0
+    assert think_again_loss(model, kept, depth=depth, kept=[3]).metrics["hard_share"] == 0
+    assert all_told.metrics["hard_share"] == 0 < told.metrics["hard_share"]
+    assert torch.allclose(all_told.mean, all_told.metrics["easy_divergence"], atol=1e-5)
+
+
+def test_an_unknown_cluster_to_keep_is_refused():
+    with pytest.raises(DataError, match="cluster must be one of"):
+        LoopCurriculum(keeps=("poetry",))
 
 
 def test_it_lowers_its_loss_through_the_loops_alone():

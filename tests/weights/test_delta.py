@@ -45,6 +45,16 @@ def test_a_thinking_block_alone_is_a_delta(tmp_path):
     assert not torch.equal(logits(tmp_path / "delta", loops=3), logits(base))
 
 
+def test_gates_open_as_far_as_asked(tmp_path):
+    base = save_tiny(tmp_path / "base")
+    upcycle(str(base), tmp_path / "shut", gate_bias=-20.0)
+    upcycle(str(base), tmp_path / "open", gate_bias=1.0)
+    assert torch.equal(logits(tmp_path / "open"), logits(base))
+    shut, wide = (logits(tmp_path / name, loops=3) for name in ("shut", "open"))
+    assert torch.allclose(shut, logits(base), atol=1e-4)
+    assert not torch.allclose(wide, logits(base), atol=1e-2)
+
+
 @pytest.mark.model
 def test_the_default_model_keeps_every_bit(tmp_path, default_gguf):
     delta = upcycle(str(default_gguf), tmp_path / "delta")
