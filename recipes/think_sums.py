@@ -1,6 +1,7 @@
-"""Teach the default model to think about sums and puzzles, in chats, on a CPU.
+"""Teach the default model to think about sums and chains of steps, in chats, on a CPU.
 
     heddle upcycle default --out models/think-135m --no-fabric --max-loops 4
+    python -m recipes.think_data data
     heddle train think_sums
     heddle train halting --set start=runs/think_sums ...
 
@@ -18,10 +19,10 @@ from heddle.train.run import Run
 from heddle.train.schedule import Schedule
 
 SUMS_AND_TALK = Corpus(
-    text=("data/puzzles-0", "data/puzzles-1", "data/own_chats"),
+    text=("data/sums", "data/chains", "data/talk"),
     tasks=("addition", "subtraction", "multiplication"),
-    task_share=0.45,
-    num_levels=4,
+    task_share=0.25,
+    num_levels=6,
     chat=True,
     tokens_per_batch=1024,
     max_sequence=256,
@@ -37,12 +38,13 @@ def think_sums() -> Run:
         trains=("think.mix*", "think.step", "think.gate.*", "think.loras.*"),
         objective=LoopCurriculum(
             corpus=SUMS_AND_TALK,
-            depth=DepthSchedule(first_mean=2.0, last_mean=3.0, deep_share=0.0, least=2, most=4),
+            depth=DepthSchedule(first_mean=2.0, last_mean=2.5, deep_share=0.0, least=2, most=4),
+            keeps=("creative",),
         ),
         optimiser=OptimiserConfig(
             hidden="adamw",
-            learning_rate=1e-3,
-            schedule=Schedule(warmup_steps=10, decay_steps=120),
+            learning_rate=2e-3,
+            schedule=Schedule(warmup_steps=10, decay_steps=60),
         ),
-        fit=FitConfig(num_steps=320, dtype="bfloat16", validate_every=100),
+        fit=FitConfig(num_steps=120, dtype="bfloat16"),
     )
