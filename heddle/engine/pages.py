@@ -67,6 +67,7 @@ class Pages:
         self.mean_PJ = torch.zeros(
             num_pages, mean_width, dtype=torch.float32 if is_native else dtype
         )
+        self._by_page = self._all_by_page()
 
     def own_page(self) -> OwnPage:
         """Return an empty page for what a sequence's block leaves behind in a later loop."""
@@ -79,11 +80,19 @@ class Pages:
 
     def parts(self, page: int) -> list[Tensor]:
         """Return all that there is of a page, as views."""
+        return [tensor[page] for tensor in self._by_page]
+
+    def copy(self, source: int, target: int) -> None:
+        """Make a page hold what another holds."""
+        for tensor in self._by_page:
+            tensor[target] = tensor[source]
+
+    def _all_by_page(self) -> list[Tensor]:
         caches = [each for cache in self.native for each in (cache, *cache.slots)]
         kept = [tensor for cache in caches for tensor in cache.numbers if tensor is not None]
         whole = [tensor.unflatten(0, (len(self.mean_PJ), -1)) for tensor in kept]
         whole += [tensor for tiers in self.slots for slots in tiers for tensor in slots]
-        return [tensor[page] for tensor in (*whole, self.mean_PJ) if tensor.numel()]
+        return [tensor for tensor in (*whole, self.mean_PJ) if tensor.numel()]
 
 
 def _empty_slots(num_pages: int, size: int, heads: tuple[int, int], dtype: torch.dtype) -> Slots:

@@ -17,7 +17,8 @@ struct Part {
 
 inline void merge(Part& into, const Part& next, int head_width) {
   const float top = std::max(into.top, next.top);
-  const Vec keep = all(std::exp(into.top - top)), add = all(std::exp(next.top - top));
+  const Vec keep = all(into.top == top ? 1.0f : std::exp(into.top - top));
+  const Vec add = all(next.top == top ? 1.0f : std::exp(next.top - top));
   into.total = into.total * keep[0] + next.total * add[0];
   for (int c = 0; c < head_width; c += kLanes)
     store(into.out + c, fma(load(next.out + c), add, load(into.out + c) * keep));
@@ -79,6 +80,14 @@ inline void mix_values(const Chunk<T>& chunk, const float (*weight)[kChunk], int
   }
 }
 
+// The lanes whose bits are set, and minus infinity for the others.
+inline Vec only(uint64_t bits, Vec v) {
+  VecI number;
+  for (int i = 0; i < kLanes; ++i) number[i] = i;
+  const VecI set = (VecI{} + (int32_t)(bits & ((1u << kLanes) - 1))) >> number & 1;
+  return set == 1 ? v : all(-INFINITY);
+}
+
 // What parts have: weighted sums of values, or the 64 weights themselves.
 enum class Wanted { kValues, kWeights };
 
@@ -105,16 +114,14 @@ inline void attend_chunk(const Chunk<T>& chunk, const float* const* q, const uin
       } else {
         logit[n][i] += added;
       }
-      store(&weight[n][i * kLanes], logit[n][i]);
+      logit[n][i] = only(sees[n] >> i * kLanes, logit[n][i]);
     }
-    for (int i = 0; ~sees[n] && i < kChunk; ++i)
-      if (!(sees[n] >> i & 1)) weight[n][i] = -INFINITY;
-    Vec top = load(weight[n]);
-    for (int i = 1; i < kVecs; ++i) top = max(top, load(&weight[n][i * kLanes]));
+    Vec top = logit[n][0];
+    for (int i = 1; i < kVecs; ++i) top = max(top, logit[n][i]);
     parts[n].top = largest(top);
     Vec total{};
     for (int i = 0; i < kVecs; ++i) {
-      Vec w = exp(load(&weight[n][i * kLanes]) - all(parts[n].top));
+      Vec w = exp(logit[n][i] - all(parts[n].top));
       store(&weight[n][i * kLanes], w);
       total += w;
     }

@@ -50,7 +50,7 @@ void heddle_run(Stretch* stretch, const Layer* layers, const LayerLora* loras, i
 // Write m x for rows of x [row][cols] to out [row][rows].
 void heddle_product(Pool* pool, const Matrix* m, const float* x, int num_rows, float* out) {
   static thread_local Rooms rooms;
-  Rounded in = rooms.rounded(num_rows, m->cols, kPlanes);
+  Rounded in = rooms.rounded(num_rows, m->cols);
   for (int t = 0; t < num_rows; ++t) round_row(x + (size_t)t * m->cols, in.row(t));
   const int pieces = std::min(m->panels(), 16 * pool->num_threads());
   pool->run(pieces, [&](int i) {

@@ -101,13 +101,10 @@ class Mixer {
         if (const float weight = routing.weight[(size_t)t * e.num + i]; weight > 0)
           job.tokens.push_back(t), job.weights.push_back(weight);
       if (job.tokens.empty()) continue;
-      job.in = rooms_[2 * i].rounded(job.num(), in.cols, in.planes);
-      job.gated = rooms_[2 * i + 1].rounded(job.num(), job.expert->down.cols, in.planes);
+      job.in = rooms_[2 * i].rounded(job.num(), in.cols);
+      job.gated = rooms_[2 * i + 1].rounded(job.num(), job.expert->down.cols);
       for (int n = 0; n < job.num(); ++n) {
-        const Rounded from = in.row(job.tokens[n]), to = job.in.row(n);
-        std::memcpy(to.q, from.q, (size_t)in.planes * in.cols);
-        std::memcpy(to.scale, from.scale, sizeof(float) * in.planes * in.groups());
-        std::memcpy(to.sum, from.sum, sizeof(int32_t) * in.planes * in.groups());
+        copy_row(in.row(job.tokens[n]), job.in.row(n));
       }
       jobs_.push_back(std::move(job));
     }

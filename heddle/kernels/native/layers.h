@@ -114,7 +114,7 @@ class Stretch {
 
   // Room for what an adapter makes of rows.
   Added lowered(const Lora& lora, int num) {
-    return {&lora.up, rooms_low_.rounded(num, lora.up.cols, kPlanes)};
+    return {&lora.up, rooms_low_.rounded(num, lora.up.cols)};
   }
 
   // Take a row to an adapter's low rank.
@@ -131,7 +131,7 @@ class Stretch {
   // Round what `row(t)` gives of each row, for a product and its adapter, if it has one.
   template <class Row>
   Input input(int num, int cols, const Lora* lora, const Row& row) {
-    Input to{rooms_.rounded(num, cols, kPlanes), {}};
+    Input to{rooms_.rounded(num, cols), {}};
     if (lora) to.added = lowered(*lora, num);
     each_row(num, [&](int t) {
       round_row(row(t), to.rows.row(t));
@@ -246,7 +246,7 @@ class Stretch {
   // The gated product of a group of 32 channels is rounded as soon as it is there.
   Rounded feed_forward(const Layer& layer, const Input& in, int num) {
     const int ffn = shape_.ffn_width;
-    Rounded gated = rooms_gated_.rounded(num, ffn, kPlanes);
+    Rounded gated = rooms_gated_.rounded(num, ffn);
     split(ffn / kGroup, num, [&](int first, int end) {
       for (int g = first; g < end; ++g) gate_group(layer.gate_up, in, num, g, gated, nullptr);
     });
