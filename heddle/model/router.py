@@ -34,7 +34,10 @@ class Routing(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A layer's router: experts' logits and probabilities, mixing weights, 0 if not chosen."""
+    """A layer's router: experts' logits and probabilities, mixing weights, 0 if not chosen.
+
+    Of layers that ran as one it is what all of them chose, (layers, tokens, experts).
+    """
 
     logits_TE: Tensor
     probability_TE: Tensor

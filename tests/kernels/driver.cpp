@@ -178,7 +178,7 @@ struct Rows {
                     block_tokens, 0, cos.data(), sin.data(), positions.data(), places.data(),
                     sequences.data()};
     heddle_run(stretch, network.layers.data(), block_tokens ? network.loras.data() : nullptr, 2,
-               &step, x.data(), caches, nullptr);
+               &step, caches, nullptr, x.data());
   }
 };
 
