@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from heddle.engine.native_think import NativeGate, NativeThink, routes_of
+from heddle.engine.native_think import NativeGate, NativeThink, choice_of, routes_of
 from heddle.engine.paged_memory import PagedMemory
 from heddle.engine.served_experts import ServedExpert, ServedExperts
 from heddle.kernels.cpu import (
@@ -117,7 +117,7 @@ class NativeLayers(nn.Module):
         tokens, caches = memory.tokens(context.angles), memory.pages.native
         routes = None if context.routing is None else routes_of(context.routing, len(layers))
         self._stretch.run(x_TD, tokens, caches, layers=layers, routes=routes)
-        return x_TD, [] if routes is None else [Choice(*routes.chosen_3LTE)]
+        return x_TD, [] if routes is None else [choice_of(routes)]
 
 
 def use_kernels(model: Transformer, checkpoint: Checkpoint, kernels: Kernels) -> None:
@@ -310,6 +310,7 @@ def _experts(served: ServedExperts, kernels: Kernels) -> ExpertWeights:
         mass=router.mass,
         prior=float(router.prior),
         scores_ED=router.scores.weight.contiguous(),
+        widths_E=torch.tensor([float(expert.down_DF.shape[1]) for expert in served.experts]),
         balance_E=router.balance_E,
         experts=tuple(_expert(expert, kernels.room) for expert in served.experts),
     )

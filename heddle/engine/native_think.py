@@ -122,13 +122,19 @@ class NativeThink(nn.Module):
             loop=loop,
             routes=routes,
         )
-        return h_ND, said_N2, [] if routes is None else [Choice(*routes.chosen_3LTE)]
+        return h_ND, said_N2, [] if routes is None else [choice_of(routes)]
 
 
 def routes_of(routing: Routing, num_layers: int) -> Routes:
     """Return what is said of each token's experts, with room for the choices of some layers."""
-    bias_TE = routing.bias_TE
-    return Routes(routing.log_prior_TE, bias_TE, torch.empty(3, num_layers, *bias_TE.shape))
+    num, num_experts = routing.bias_TE.shape
+    chosen_3LTE = torch.empty(3, num_layers, num, num_experts)
+    return Routes(routing.log_prior_TE, routing.bias_TE, chosen_3LTE, torch.zeros(num))
+
+
+def choice_of(routes: Routes) -> Choice:
+    """Return what layers that ran as one have chosen."""
+    return Choice(*routes.chosen_3LTE.unbind(0), channels_T1=routes.channels_T[:, None])
 
 
 def _at(x_TD: Tensor, rows_N: Tensor | None) -> Tensor:

@@ -154,12 +154,13 @@ class Routes(NamedTuple):
     """What is said of each token's experts (float32, tokens by experts), and room for the choice.
 
     See `heddle.model.router`: the first two are `Routing`'s, `chosen_3LTE` becomes the parts of a
-    `Choice` in each of L layers.
+    `Choice` in each of L layers. Widths of a token's experts are added to `channels_T`.
     """
 
     log_prior_TE: Tensor
     bias_TE: Tensor
     chosen_3LTE: Tensor
+    channels_T: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,7 +292,7 @@ class Stretch:
             len(layers),
             tokens.struct(_CACHE_KINDS[caches[0].k.dtype]),
             ctypes.byref(self._caches[1][0], layers.start * ctypes.sizeof(LayerCacheStruct)),
-            routes and RoutingStruct(*map(address, (*routes[:2], *routes.chosen_3LTE))),
+            routes and _routing(routes),
         )
 
 
@@ -313,3 +314,13 @@ def _caches(caches: Sequence[LayerCache]) -> tuple[Any, Any]:
         )
     )
     return array, slots
+
+
+def _routing(routes: Routes) -> RoutingStruct:
+    chosen, num_bytes = routes.chosen_3LTE.data_ptr(), routes.chosen_3LTE.nbytes // 3
+    return RoutingStruct(
+        routes.log_prior_TE.data_ptr(),
+        routes.bias_TE.data_ptr(),
+        *range(chosen, chosen + 3 * num_bytes, num_bytes),
+        routes.channels_T.data_ptr(),
+    )

@@ -108,6 +108,7 @@ class ExpertsStruct(Structure):
         ("mass", c_float),
         ("prior", c_float),
         ("scores", c_void_p),
+        ("widths", c_void_p),
         ("balance", c_void_p),
         ("experts", c_void_p),
     ]
@@ -122,6 +123,7 @@ class RoutingStruct(Structure):
         ("logits", c_void_p),
         ("probability", c_void_p),
         ("weight", c_void_p),
+        ("channels", c_void_p),
     ]
 
 

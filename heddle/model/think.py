@@ -189,7 +189,8 @@ def _choices_together(thoughts: list[Thought], rounds: list[Tensor]) -> list[Cho
         )
         order_N = torch.cat(rows).argsort()
         fields = (
-            torch.cat(each, dim=-2).index_select(-2, order_N) for each in zip(*parts, strict=True)
+            None if each[0] is None else torch.cat(each, dim=-2).index_select(-2, order_N)
+            for each in zip(*parts, strict=True)
         )
         choices.append(Choice(*fields))
     return choices

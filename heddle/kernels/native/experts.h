@@ -20,22 +20,25 @@ struct Experts {
   int32_t num, most;  // experts in all; of one token at most
   float mass, prior;  // fewer as soon as they hold this probability; the weight of the gate's say
   const float* scores;   // [expert][width]
+  const float* widths;   // as the account has them: experts' own are filled up to whole groups
   const float* balance;  // [expert], added where experts are chosen
   const Expert* experts;
 };
 
-// What the gate and the request say of a step's tokens, [token][expert], and where the choices of
-// layers go, [layer][token][expert].
+// What the gate and the request say of a step's tokens, [token][expert], where the choices of layers
+// go, [layer][token][expert], and what each token's experts are added up to in widths, [token].
 struct Routing {
   const float *log_prior, *bias;
-  float *logits, *probability, *weight;
+  float *logits, *probability, *weight, *channels;
 
   Routing of_layer(int i, size_t size) const {
-    return {log_prior, bias, logits + i * size, probability + i * size, weight + i * size};
+    return {log_prior, bias, logits + i * size, probability + i * size, weight + i * size, channels};
   }
 };
 
-inline void choose(const Experts& e, const float* read, int width, const Routing& to, size_t at) {
+// Choose a token's experts from what the feed-forward reads of it.
+inline void choose(const Experts& e, const float* read, int width, const Routing& to, int t) {
+  const size_t at = (size_t)t * e.num;
   float *logits = to.logits + at, *probability = to.probability + at, *weight = to.weight + at;
   float top = -INFINITY, total = 0, taken = 0;
   for (int i = 0; i < e.num; ++i) {
@@ -56,6 +59,7 @@ inline void choose(const Experts& e, const float* read, int width, const Routing
         best = i;
     if (best < 0) break;
     mass += weight[best] = probability[best];
+    to.channels[t] += e.widths[best];
   }
   for (int i = 0; i < e.num; ++i) taken += weight[i];
   for (int i = 0; i < e.num; ++i) weight[i] /= taken;
@@ -81,7 +85,7 @@ class Mixer {
   // Choose experts for some rows. Who is the last one lists what is to be computed.
   void choose_rows(int first, int end) {
     for (int t = first; t < end; ++t)
-      choose(*experts_, read_ + (size_t)t * in_.cols, in_.cols, routing_, (size_t)t * experts_->num);
+      choose(*experts_, read_ + (size_t)t * in_.cols, in_.cols, routing_, t);
     if (num_choosing_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
     gather();
     num_choosing_.store(-1, std::memory_order_release);

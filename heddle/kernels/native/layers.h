@@ -86,7 +86,7 @@ class Stretch {
     const Input mixed = input(num, layer.out.cols, lora ? &lora->out : nullptr, [&](int t) {
       return projected + (size_t)t * projected_width;
     });
-    split(pool_, layer.out.panels(), num,
+    split(pool_, layer.out.panels(),
           [&](int first, int end) { add_product(layer.out, mixed, num, x, first, end); });
     const Input read_again = read(layer.ffn_norm, x, num, lora ? &lora->gate_up : nullptr);
     if (experts) mixer_.begin(*experts, routing, rooms_.normed.data(), read_again.rows, num);
@@ -96,7 +96,7 @@ class Stretch {
       gated.added = lowered(lora->down, num);
       each_row(pool_, num, [&](int t) { lower(lora->down, gated, t); });
     }
-    split(pool_, layer.down.panels(), num, [&](int first, int end) {
+    split(pool_, layer.down.panels(), [&](int first, int end) {
       add_product(layer.down, gated, num, x, first, end);
       mixer_.mix(first, end, x);
     });
@@ -180,7 +180,8 @@ class Stretch {
       };
       multiply(layer.qkv, in.rows, num, first, end, write, in.added);
     };
-    split(pool_, layer.qkv.panels(), num, project, early, [&](int i) { attention.prefetch(pieces[i]); });
+    split(pool_, layer.qkv.panels(), project, early,
+          [&](int i) { attention.prefetch(pieces[i]); });
     each_row(pool_, num, [&](int t) { place(layer, step, t, projected, cache); });
     reading_.attend(attention);
   }
@@ -219,18 +220,16 @@ class Stretch {
     const int num_groups = shape_.ffn_width / kGroup, threads = pool_.num_threads();
     Rounded gated = rooms_gated_.rounded(num, shape_.ffn_width, kPlanes);
     const int choosing = mixer_.has_begun() ? std::min(num, threads) : 0;
-    const int pieces = pieces_of(pool_, num_groups, num);
+    const Pieces pieces(num_groups, threads);
     const int mixing = mixer_.has_begun() ? 4 * threads : 0;
+    const int before = std::min(threads, pieces.num());  // until experts are chosen
     mixer_.expect(choosing);
-    pool_.run(choosing + pieces + mixing, [&](int i) {
+    pool_.run(choosing + pieces.num() + mixing, [&](int i) {
       if (i < choosing) return mixer_.choose_rows(num * i / choosing, num * (i + 1) / choosing);
       i -= choosing;
-      if (i >= threads) {  // by then they are chosen
-        i -= threads;
-        if (i < mixing) return mixer_.gate(i, mixing);
-        i += threads - mixing;
-      }
-      for (int g = num_groups * i / pieces; g < num_groups * (i + 1) / pieces; ++g)
+      if (i >= before && i < before + mixing) return mixer_.gate(i - before, mixing);
+      if (i >= before) i -= mixing;
+      for (int g = pieces.first(i); g < pieces.end(i); ++g)
         gate_group(layer.gate_up, in, num, g, gated, nullptr);
     });
     return gated;

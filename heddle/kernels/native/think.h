@@ -61,13 +61,13 @@ class Thinking {
       round_row(row, both.row(t));
     });
     std::fill_n(lowered, (size_t)num * up.cols, 0.0f);  // `up` may have more columns
-    split(pool_, down.panels(), num, [&](int first, int end) {
+    split(pool_, down.panels(), [&](int first, int end) {
       multiply(down, both, num, first, end, [&](int t, int p, const float* product) {
         write_panel(down, p, product, lowered + (size_t)t * up.cols, false);
       });
     });
     each_row(pool_, num, [&](int t) { round_row(lowered + (size_t)t * up.cols, low.row(t)); });
-    split(pool_, up.panels(), num, [&](int first, int end) {
+    split(pool_, up.panels(), [&](int first, int end) {
       multiply(up, low, num, first, end, [&](int t, int p, const float* product) {
         const size_t at = (size_t)t * width_;
         for (int i = p * kPanel; i < std::min(width_, (p + 1) * kPanel); ++i)
@@ -85,7 +85,7 @@ class Thinking {
       for (int i = 0; i < width_; ++i) row[i] -= h[(size_t)t * width_ + i];
       round_row(row, in.row(t));
     });
-    split(pool_, gate.panels(), num, [&](int first, int end) {
+    split(pool_, gate.panels(), [&](int first, int end) {
       multiply(gate, in, num, first, end, [&](int t, int p, const float* product) {
         alignas(64) float opened[kPanel];
         std::memcpy(opened, product, sizeof opened);
