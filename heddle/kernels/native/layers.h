@@ -64,7 +64,7 @@ class Stretch {
     if (step.block_tokens) find_own(step);
     reading_.plan(step.sequences, step.num_sequences, step.positions, step.block_tokens);
     for (int i = 0; i < num_layers; ++i) {
-      number_ = i;
+      number_ = i, is_last_ = i + 1 == num_layers;
       const Experts* experts = routing ? layers[i].experts : nullptr;
       Routing mine{};
       if (experts) mine = routing->of_layer(i, (size_t)step.num_tokens * experts->num);
@@ -183,7 +183,16 @@ class Stretch {
     split(pool_, layer.qkv.panels(), project, early,
           [&](int i) { attention.prefetch(pieces[i]); });
     each_row(pool_, num, [&](int t) { place(layer, step, t, projected, cache); });
-    reading_.attend(attention);
+    // Adapters are small, and each of their products would wait for its first bytes.
+    reading_.attend(attention, lora && num < kFewRows ? 1 : 0, [&](int) {
+      for (const Lora* each : {&lora->out, &lora->gate_up, &lora->down}) fetch(*each);
+      if (!is_last_) fetch(lora[1].qkv);
+    });
+  }
+
+  static void fetch(const Lora& lora) {
+    heddle::fetch(lora.down.data, lora.down.bytes());
+    heddle::fetch(lora.up.data, lora.up.bytes());
   }
 
   // Normalise and rotate a token's queries and keys, scale the queries for attention, and put keys and
@@ -240,7 +249,8 @@ class Stretch {
   Mixer mixer_;
   Reading reading_;
   Rooms rooms_, rooms_gated_, rooms_low_;
-  int number_ = 0;             // of the layer at hand, in this run
+  int number_ = 0;  // of the layer at hand, in this run
+  bool is_last_ = false;
   std::vector<uint8_t*> own_;  // in a later loop: each token's page of the loop's own
 };
 
