@@ -154,7 +154,7 @@ class PagedMemory:
         """The step's sequences as native calls take them."""
         return Spans(
             [
-                Span(start=segment.start, end=segment.end, page_P=page_P)
+                Span(segment.start, segment.end, page_P)
                 for segment, page_P in zip(self.segments, self._pages_of, strict=True)
             ]
         )
@@ -167,9 +167,8 @@ class PagedMemory:
         size, found = self.pages.page_tokens, []
         for segment, page_P, (low, high) in zip(self.segments, self._pages_of, cuts, strict=True):
             if low < high:
-                own = [segment.later.page(loop, self.pages.own_page)]
-                block = segment.num_past // size
-                found.append(Span(start=low, end=high, page_P=page_P, own=own, first_block=block))
+                own = segment.later.page(loop, self.pages.own_page)
+                found.append(Span(low, high, page_P, own, segment.num_past // size))
         return Tokens(
             cos_TC=angles.cos_T1C,
             sin_TC=angles.sin_T1C,

@@ -1,7 +1,6 @@
 """What a sequence's computed tokens took, added up step by step. Kept by `sequence`."""
 
 from collections import Counter
-from itertools import accumulate
 from operator import add
 from typing import NamedTuple
 
@@ -34,12 +33,13 @@ def readings(trace: Trace, config: ModelConfig, sizes: list[int]) -> list[Readin
     num_tokens = sum(sizes)
     loops = [1] * num_tokens if trace.loops_T is None else trace.loops_T.tolist()
     clusters = [[]] * num_tokens if trace.cluster_TG is None else trace.cluster_TG.tolist()
-    parts = (loops, clusters, *_channels(trace, config, loops))
-    ends = list(accumulate(sizes))
-    return [
-        Reading(*(part[end - size : end] for part in parts))
-        for size, end in zip(sizes, ends, strict=True)
-    ]
+    first_channels, channels = _channels(trace, config, loops)
+    found, end = [], 0
+    for size in sizes:
+        here = slice(end, end + size)
+        found.append(Reading(loops[here], clusters[here], first_channels[here], channels[here]))
+        end += size
+    return found
 
 
 class Spending:

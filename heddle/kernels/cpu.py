@@ -19,7 +19,6 @@ from heddle.kernels.library import (
     LayerLoraStruct,
     LayerStruct,
     LoraStruct,
-    OwnStruct,
     RoutingStruct,
     SequenceStruct,
     ShapeStruct,
@@ -163,28 +162,37 @@ class Routes(NamedTuple):
     channels_T: Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
-class Span:
+class Span(NamedTuple):
     """Rows `start` to `end` - 1 of a step: tokens of one sequence.
 
     `page_P` (int64) are the sequence's pages, in order; `own`, in a later loop, the loop's own of
-    the blocks from `first_block` on that the tokens are in.
+    `block`, which the tokens are in.
     """
 
     start: int
     end: int
     page_P: Tensor
-    own: Sequence[OwnPage] = ()
-    first_block: int = 0
+    own: OwnPage | None = None
+    block: int = 0
 
 
 class Spans:
     """A step's sequences, as the kernels take them."""
 
     def __init__(self, spans: Sequence[Span]):
-        found = [_sequence(span) for span in spans]
-        self._kept = spans, found
-        self.structs = (SequenceStruct * len(found))(*(struct for struct, _ in found))
+        self._kept = spans
+        self.structs = (SequenceStruct * len(spans))(
+            *(
+                SequenceStruct(
+                    start,
+                    end,
+                    page_P.data_ptr(),
+                    None if own is None else ctypes.addressof(own.structs),
+                    block,
+                )
+                for start, end, page_P, own, block in spans
+            )
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,14 +302,6 @@ class Stretch:
             ctypes.byref(self._caches[1][0], layers.start * ctypes.sizeof(LayerCacheStruct)),
             routes and _routing(routes),
         )
-
-
-def _sequence(span: Span) -> tuple[SequenceStruct, Any]:
-    """Return the struct, and the array that it points to."""
-    own = (OwnStruct * len(span.own))(*(OwnStruct(*map(address, page)) for page in span.own))
-    first_own = ctypes.addressof(own) if span.own else None
-    pages = span.page_P.data_ptr()
-    return SequenceStruct(span.start, span.end, pages, first_own, span.first_block), own
 
 
 def _caches(caches: Sequence[LayerCache]) -> tuple[Any, Any]:
