@@ -188,11 +188,11 @@ def _choices_together(thoughts: list[Thought], rounds: list[Tensor]) -> list[Cho
             strict=True,
         )
         order_N = torch.cat(rows).argsort()
-        fields = (
-            None if each[0] is None else torch.cat(each, dim=-2).index_select(-2, order_N)
-            for each in zip(*parts, strict=True)
-        )
-        choices.append(Choice(*fields))
+        *fields, channels = zip(*parts, strict=True)
+        whole = [torch.cat(each, dim=-2).index_select(-2, order_N) for each in fields]
+        if channels[0] is not None:
+            whole.append(torch.cat(channels).index_select(0, order_N))
+        choices.append(Choice(*whole))
     return choices
 
 
