@@ -13,9 +13,10 @@ from torch import Tensor
 
 from heddle.engine.pages import Pages
 from heddle.kernels.cache import OwnPage
-from heddle.kernels.cpu import Span
+from heddle.kernels.cpu import Span, Spans, Tokens
 from heddle.model.memory import additive, attention, with_own_block
 from heddle.model.paging import choose_pages
+from heddle.model.rope import Angles
 from heddle.model.slots import Pooler
 
 
@@ -102,6 +103,7 @@ class PagedMemory:
     def __init__(self, pages: Pages, segments: list[Segment]):
         self.pages = pages
         self.segments = segments
+        self._tokens: Tokens | None = None
         size, positions, places = pages.page_tokens, [], []
         for segment in segments:  # in Python, which for a few tokens is sooner done than PyTorch
             new = range(segment.num_past, segment.num_past + segment.end - segment.start)
@@ -134,26 +136,48 @@ class PagedMemory:
     def _pages_of(self) -> list[Tensor]:
         return [torch.tensor(segment.pages) for segment in self.segments]
 
-    @cached_property
-    def spans(self) -> list[Span]:
-        """The step's sequences as native layers take them."""
-        return [
-            Span(start=segment.start, end=segment.end, page_P=page_P)
-            for segment, page_P in zip(self.segments, self._pages_of, strict=True)
-        ]
+    def tokens(self, angles: Angles) -> Tokens:
+        """Return the step's tokens as native layers take them, the same object for all of them."""
+        if self._tokens is None or self._tokens.cos_TC is not angles.cos_T1C:
+            self._tokens = Tokens(
+                cos_TC=angles.cos_T1C,
+                sin_TC=angles.sin_T1C,
+                position_T=self.position_T,
+                place_T=self.place_T,
+                spans=self.spans,
+                page_tokens=self.pages.page_tokens,
+            )
+        return self._tokens
 
-    def spans_again(self, loop: int, rows: Tensor) -> list[Span]:
-        """Return those of the tokens at `rows` in a later loop."""
-        found = []
-        for segment, page_P, (low, high) in zip(
-            self.segments, self._pages_of, _cuts(rows, self.segments), strict=True
-        ):
-            if low == high:
-                continue
-            own = segment.later.page(loop, self.pages.own_page)
-            block = segment.num_past // self.pages.page_tokens
-            found.append(Span(start=low, end=high, page_P=page_P, own=[own], first_block=block))
-        return found
+    @cached_property
+    def spans(self) -> Spans:
+        """The step's sequences as native calls take them."""
+        return Spans(
+            [
+                Span(segment.start, segment.end, page_P)
+                for segment, page_P in zip(self.segments, self._pages_of, strict=True)
+            ]
+        )
+
+    def tokens_again(self, angles: Angles, loop: int, rows: Tensor | None) -> Tokens:
+        """Return those of the tokens at `rows`, None for all, in a later loop."""
+        cuts = [(segment.start, segment.end) for segment in self.segments]
+        if rows is not None:
+            cuts, angles = _cuts(rows, self.segments), angles.rows(rows)
+        size, found = self.pages.page_tokens, []
+        for segment, page_P, (low, high) in zip(self.segments, self._pages_of, cuts, strict=True):
+            if low < high:
+                own = segment.later.page(loop, self.pages.own_page)
+                found.append(Span(low, high, page_P, own, segment.num_past // size))
+        return Tokens(
+            cos_TC=angles.cos_T1C,
+            sin_TC=angles.sin_T1C,
+            position_T=self.position_T if rows is None else self.position_T[rows],
+            place_T=None,
+            spans=Spans(found),
+            page_tokens=size,
+            block_tokens=size,
+        )
 
     def attend(
         self, layer: int, q_THC: Tensor, k_TKC: Tensor, v_TKC: Tensor, pooler: Pooler | None = None

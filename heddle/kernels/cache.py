@@ -6,14 +6,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from heddle.kernels.library import OwnStruct
+
 CHUNK = 64  # tokens that a number of `OwnPage.present` has bits for
 
 
-class OwnPage(NamedTuple):
+class OwnPage:
     """What tokens of one block left behind in a later loop; `Own` in `native/sight.h`."""
 
-    data: Tensor
-    present: Tensor
+    def __init__(self, data: Tensor, present: Tensor):
+        self.data, self.present = data, present
+        self.structs = (OwnStruct * 1)(OwnStruct(data.data_ptr(), present.data_ptr()))
 
 
 class LayerCache(NamedTuple):

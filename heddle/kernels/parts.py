@@ -35,7 +35,7 @@ class Matrix:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertWeights:
-    """A router and its experts: `scores_ED`, `balance_E` (float32), and by expert two matrices.
+    """A router and its experts: vectors and scores (float32), and by expert two matrices.
 
     `experts` holds (gates and ups `turn_by_turn`, down); the one that does nothing has None.
     """
@@ -44,6 +44,7 @@ class ExpertWeights:
     mass: float
     prior: float
     scores_ED: Tensor
+    widths_E: Tensor
     balance_E: Tensor
     experts: tuple[tuple[Matrix, Matrix] | None, ...]
 
@@ -108,6 +109,7 @@ def experts_struct(weights: ExpertWeights | None) -> tuple[ExpertsStruct, Any] |
         weights.mass,
         weights.prior,
         address(weights.scores_ED),
+        address(weights.widths_E),
         address(weights.balance_E),
         ctypes.addressof(array),
     )

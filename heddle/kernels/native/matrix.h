@@ -35,6 +35,7 @@ struct Matrix {
   const uint8_t* panel(int i) const {
     return data + (size_t)i * groups() * group_bytes(kind);
   }
+  size_t bytes() const { return panel(panels()) - data; }
 };
 
 // Ask for the nibbles that are met a dozen groups further on. A group is small and its product

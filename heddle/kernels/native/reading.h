@@ -58,22 +58,27 @@ class Reading {
   }
 
   // Put each row's attention in the place of its queries. A block's slots are made when rows first
-  // see it through them: its keys are then those of the last loop.
-  template <class T>
-  void attend(const Attention<T>& attention) {
+  // see it through them: its keys are then those of the last loop. Pieces of other work, `early(0)`
+  // to `early(num_early - 1)`, go before.
+  template <class T, class Early>
+  void attend(const Attention<T>& attention, int num_early, const Early& early) {
     pool_.run((int)entered_.size() * num_kv_heads_, [&](int i) {
       const Entered& entered = entered_[i / num_kv_heads_];
       attention.slots().make(entered.page, entered.block, i % num_kv_heads_);
     });
     if (num_old_ > 0 && memory_->paged_blocks > 0) choose_pages(attention);
     if (splits_.empty()) {
-      pool_.run((int)pieces_.size(), [&](int i) { attention.whole(pieces_[i]); });
+      pool_.run(num_early + (int)pieces_.size(), [&](int i) {
+        if (i < num_early) return early(i);
+        attention.whole(pieces_[i - num_early]);
+      });
       return;
     }
     parts_.resize(std::max(parts_.size(), num_parts_));
     sums_.resize(std::max(sums_.size(), num_parts_ * head_width_));
-    pool_.run((int)splits_.size(), [&](int i) {
-      const Split& split = splits_[i];
+    pool_.run(num_early + (int)splits_.size(), [&](int i) {
+      if (i < num_early) return early(i);
+      const Split& split = splits_[i - num_early];
       attention.partly(split.piece, &parts_[split.at], &sums_[split.at * head_width_]);
     });
     size_t at = 0;

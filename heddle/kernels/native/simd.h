@@ -49,6 +49,14 @@ inline void prefetch_once(const void* from) {
   for (size_t i = 0; i < kBytes; i += 64) __builtin_prefetch((const char*)from + i, 0, 0);
 }
 
+// Bring memory into the caches. Loads, since a processor drops what it is asked for beyond what it can
+// have under way: one stream of 100 kB comes at 19 GB/s, asked for at 13.
+inline void fetch(const void* from, size_t bytes) {
+  uint64_t some = 0;
+  for (size_t i = 0; i < bytes; i += 64) some += *((const uint8_t*)from + i);
+  asm volatile("" : : "r"(some));
+}
+
 inline Vec fma(Vec a, Vec b, Vec c) {
 #if defined(__AVX512F__)
   return (Vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
