@@ -95,7 +95,7 @@ class Mixer {
   // an expert is a piece, down to its outputs: its matrices lie together, are read as one stream,
   // and stay with the thread that read them.
   void gate(int i, int pieces) {
-    while (num_choosing_.load(std::memory_order_acquire) >= 0) relax();
+    wait_until([&] { return num_choosing_.load(std::memory_order_acquire) < 0; });
     const int num = (int)(has_few() ? jobs_.size() : units_.size());
     for (int u = num * i / pieces; u < num * (i + 1) / pieces; ++u)
       if (has_few()) whole(jobs_[u]);
