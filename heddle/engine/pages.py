@@ -23,8 +23,8 @@ def page_tokens(model: ModelConfig, config: EngineConfig) -> int:
 class Pages:
     """Keys and values of all layers, slots of all tiers, the index, and the gate's running mean.
 
-    In native pages all lies as the kernels have it, slots and index too. `mean_PJ` is the mean behind the
-    last token that was stored in a page.
+    In native pages all lies as the kernels have it, slots and index too. `mean_PJ` is the mean
+    behind the last token that was stored in a page.
     """
 
     def __init__(

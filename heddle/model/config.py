@@ -207,7 +207,7 @@ class MemoryConfig:
             )
 
     def num_old(self, block: int) -> int:
-        """Return how many blocks a token of `block` no longer reads exactly, unless they are paged."""
+        """Return how many blocks a token of `block` reads exactly only where they are paged in."""
         return max(0, block + 1 - self.window_blocks)
 
     def summarised(self, block: int) -> tuple[tuple[int, int], ...]:

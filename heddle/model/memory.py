@@ -347,9 +347,9 @@ def attention(
     mask: Tensor | None = None,
     is_causal: bool = False,
 ) -> Tensor:
-    """Attend with T queries over L keys, scaled by the width of values; `mask`: true where a query may look, or added to logits.
+    """Attend with T queries over L keys; `mask`: true where a query may look, or added to logits.
 
-    It is (T, L), or (S, 1, T, L) where sequences differ.
+    Logits are scaled by the width of values, since keys may have theirs twice. The mask is (T, L), or (S, 1, T, L) where sequences differ.
     """
     out_SHTC = scaled_dot_product_attention(
         q_STHC.transpose(1, 2),

@@ -107,7 +107,7 @@ struct OwnedMemory : Memory {
   std::vector<float> cos, sin;
   Tier tier[2];
 
-  OwnedMemory(const Shape& s, int num_paged) : Memory{kBlock, 4, 1, num_paged, 2, 0, tier} {
+  OwnedMemory(const Shape& s, int num_paged) : Memory{kBlock, 4, 1, num_paged, 2, 0, tier, INT64_MAX, nullptr, nullptr, nullptr} {
     for (int i = 0; i < 8 * s.head_width; ++i) cos.push_back(normal()), sin.push_back(normal());
     tier[0] = {3, 0, 1, cos.data(), sin.data()};
     tier[1] = {8, 0, INT64_MAX, cos.data(), sin.data()};

@@ -79,8 +79,8 @@ inline void mix_values(const Chunk<T>& chunk, const float (*weight)[kChunk], int
   }
 }
 
-// What parts have: weighted sums of values, or the 64 weights themselves.
-enum class Wanted { kValues, kWeights };
+// What parts have: weighted sums of values, the 64 weights themselves, or the logits before them.
+enum class Wanted { kValues, kWeights, kLogits };
 
 // The softmax of N scaled queries over keys of a chunk: each query's are those whose bits it has in
 // `sees`, one at least.
@@ -107,6 +107,10 @@ inline void attend_chunk(const Chunk<T>& chunk, const float* const* q, const uin
       }
       store(&weight[n][i * kLanes], logit[n][i]);
     }
+    if constexpr (kWanted == Wanted::kLogits) {
+      std::memcpy(parts[n].out, weight[n], sizeof weight[n]);
+      continue;
+    }
     for (int i = 0; ~sees[n] && i < kChunk; ++i)
       if (!(sees[n] >> i & 1)) weight[n][i] = -INFINITY;
     Vec top = load(weight[n]);
@@ -128,7 +132,7 @@ inline void attend_chunk(const Chunk<T>& chunk, const float* const* q, const uin
         if (sees[n] >> i & 1) weight[n][i] *= chunk.v_scale[i / kRun][i % kRun];
     most = std::max(most, kChunk - __builtin_clzll(sees[n]));
   }
-  if constexpr (kWanted == Wanted::kWeights) return;
+  if constexpr (kWanted != Wanted::kValues) return;
   if (head_width % (2 * kLanes) == 0) mix_values<N, 2>(chunk, weight, most, head_width, parts);
   else mix_values<N, 1>(chunk, weight, most, head_width, parts);
 }
