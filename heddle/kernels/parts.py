@@ -170,6 +170,10 @@ def memory_struct(memory: SlotMemory) -> tuple[MemoryStruct, Any]:
         0 if index is None else index.ratio,
         ctypes.addressof(tiers),
         _ALL_BLOCKS if distance_blocks is None else distance_blocks,
-        *((None,) * 3 if index is None else map(address, (index.cos, index.sin, index.frequencies))),
+        *(
+            (None,) * 3
+            if index is None
+            else map(address, (index.cos, index.sin, index.frequencies))
+        ),
     )
     return found, (tiers, memory)

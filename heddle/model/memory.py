@@ -349,7 +349,8 @@ def attention(
 ) -> Tensor:
     """Attend with T queries over L keys; `mask`: true where a query may look, or added to logits.
 
-    Logits are scaled by the width of values, since keys may have theirs twice. The mask is (T, L), or (S, 1, T, L) where sequences differ.
+    Logits are scaled by the width of values, since keys may have theirs twice. The mask is (T, L),
+    or (S, 1, T, L) where sequences differ.
     """
     out_SHTC = scaled_dot_product_attention(
         q_STHC.transpose(1, 2),
