@@ -46,28 +46,28 @@ class Reading(NamedTuple):
 
 
 # A window of 128 tokens and 4 sinks in all; then four blocks of 64 with a slot for 4 tokens, then a
-# slot for 16. With an index what is old is seen in pages alone, as if at most 4,096 tokens back.
+# slot for 16. With an index what is old is seen in pages alone, as if at most 1,024 tokens back.
 SLOTS = MemoryConfig(window_blocks=2, tiers=(Tier(4, 4), Tier(16, None)))
 NO_WEIGHT = -1e9
-INDEXED = replace(SLOTS, tiers=(), paged_blocks=8, index_ratio=16, distance_blocks=64)
+INDEXED = replace(SLOTS, tiers=(), paged_blocks=8, index_ratio=16, distance_blocks=16)
 READINGS = {
     "full attention": Reading(None, 8192),
     "window only": Reading(replace(SLOTS, tiers=(Tier(64, None),)), 8192, NO_WEIGHT),
     "mean-pooled slots": Reading(SLOTS, 8192),
     "slots and 4 pages, chosen by slots": Reading(replace(SLOTS, paged_blocks=4), 8192),
     "slots and 4 pages, chosen by an index": Reading(
-        replace(INDEXED, tiers=(Tier(4, 4), Tier(16, 58)), paged_blocks=4), 8192
+        replace(INDEXED, tiers=(Tier(4, 4), Tier(16, 10)), paged_blocks=4), 8192
     ),
     "8 pages, chosen by an index": Reading(INDEXED, 1 << 20),
 }
 # How many texts each seed reads of each length, in the short form and in the full one.
 TEXTS: dict[int, tuple[Sequence[int], Sequence[int]]] = {
-    1024: ((2, 2, 2), (4, 4, 4)),
-    2048: ((1, 1, 1), (2, 2, 2)),
-    4096: ((1, 0, 0), (2, 1, 1)),
+    1024: ((1, 1, 1), (2, 2, 2)),
+    2048: ((1, 0, 0), (1, 1, 1)),
+    4096: ((0, 0, 0), (1, 1, 1)),
     8192: ((0, 0, 0), (1, 1, 1)),
     16384: ((0, 0, 0), (1, 1, 1)),
-    32768: ((0, 0, 0), (1, 1, 0)),
+    32768: ((0, 0, 0), (1, 1, 1)),
     65536: ((0, 0, 0), (1, 0, 0)),
     131072: ((0, 0, 0), (1, 0, 0)),
 }
