@@ -78,4 +78,5 @@ def _empty(
     k, v = (torch.empty(size, *heads, dtype=dtype) for size in sizes)
     if dtype != torch.int8:
         return LayerCache(k, v, None, None)
-    return LayerCache(k, v, *(torch.empty(size, heads[0]) for size in sizes))
+    k_scale, v_scale = (torch.empty(size, heads[0]) for size in sizes)
+    return LayerCache(k, v, k_scale, v_scale)
