@@ -52,11 +52,11 @@ NO_WEIGHT = -1e9
 INDEXED = replace(SLOTS, tiers=(), paged_blocks=8, index_ratio=16, distance_blocks=16)
 READINGS = {
     "full attention": Reading(None, 8192),
-    "window only": Reading(replace(SLOTS, tiers=(Tier(64, None),)), 8192, NO_WEIGHT),
-    "mean-pooled slots": Reading(SLOTS, 8192),
-    "slots and 4 pages, chosen by slots": Reading(replace(SLOTS, paged_blocks=4), 8192),
+    "window only": Reading(replace(SLOTS, tiers=(Tier(64, None),)), 4096, NO_WEIGHT),
+    "mean-pooled slots": Reading(SLOTS, 4096),
+    "slots and 4 pages, chosen by slots": Reading(replace(SLOTS, paged_blocks=4), 4096),
     "slots and 4 pages, chosen by an index": Reading(
-        replace(INDEXED, tiers=(Tier(4, 4), Tier(16, 10)), paged_blocks=4), 8192
+        replace(INDEXED, tiers=(Tier(4, 4), Tier(16, 10)), paged_blocks=4), 4096
     ),
     "8 pages, chosen by an index": Reading(INDEXED, 1 << 20),
 }

@@ -115,6 +115,7 @@ class Attention {
     const int num = num_parts(piece), width = cache_.head_width, tier = memory.num_tiers;
     const int64_t last = last_position(piece.rows), size = memory.num_slots(tier);
     const int64_t num_blocks = memory.num_old(last);
+    if (num_blocks == 0) return;
     queries.resize((size_t)num * width);
     best.assign(num * num_blocks, -INFINITY);
     for (int r = 0; r < num; ++r) {
