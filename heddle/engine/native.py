@@ -25,6 +25,7 @@ from heddle.kernels.cpu import (
 from heddle.kernels.packing import GROUP, Room, can_pack, pack, quantise, turn_by_turn
 from heddle.kernels.parts import (
     ExpertWeights,
+    Index,
     LayerWeights,
     Matrix,
     PoolerWeights,
@@ -238,10 +239,18 @@ def _memory(memory: MemoryConfig | None, pooler: Pooler | None) -> SlotMemory | 
         window_blocks=memory.window_blocks,
         paged_blocks=memory.paged_blocks,
         tiers=[
-            SlotTier(*tier, *pooler.to_centre(number, torch.float32))
-            for number, tier in enumerate(memory.tiers)
+            SlotTier(*tier, *pooler.to_centre(tier.ratio, torch.float32)) for tier in memory.tiers
         ],
+        index=_index(memory, pooler),
     )
+
+
+def _index(memory: MemoryConfig, pooler: Pooler) -> Index | None:
+    if memory.index_ratio is None:
+        return None
+    turns = pooler.to_centre(memory.index_ratio, torch.float32)
+    frequencies = pooler.frequencies.float().contiguous()
+    return Index(memory.index_ratio, *turns, frequencies, memory.distance_blocks)
 
 
 def _rounded(checkpoint: Checkpoint, kernels: Kernels, name: str) -> Matrix:

@@ -21,10 +21,10 @@ def page_tokens(model: ModelConfig, config: EngineConfig) -> int:
 
 
 class Pages:
-    """Keys and values of all layers, slots of all tiers, and the gate's running mean.
+    """Keys and values of all layers, slots of all tiers, the index, and the gate's running mean.
 
-    In native pages all lies as the kernels have it, slots too. `mean_PJ` is the mean behind the
-    last token that was stored in a page.
+    In native pages all lies as the kernels have it, slots and index too. `mean_PJ` is the mean
+    behind the last token that was stored in a page.
     """
 
     def __init__(
@@ -48,12 +48,17 @@ class Pages:
         heads = (config.num_kv_heads, config.head_width)
         sizes = [page_tokens // tier.ratio for tier in self.memory.tiers] if self.memory else []
         native_sizes, sizes = (sizes, []) if is_native else ([], sizes)
+        num_index = 0
+        if self.memory and self.memory.index_ratio:
+            num_index = page_tokens // self.memory.index_ratio
+        native_index = num_pages * num_index if is_native else 0
         self.native = [
             empty_cache(
                 num_pages * page_tokens,
                 heads,
                 dtype,
                 [empty_cache(num_pages * size, heads, dtype) for size in native_sizes],
+                num_index=native_index,
             )
             for _ in range(config.num_layers)
         ]
@@ -61,6 +66,10 @@ class Pages:
         self.v_LKC = [cache.v for cache in self.native]
         self.slots = [
             [_empty_slots(num_pages, size, heads, dtype) for size in sizes]
+            for _ in range(config.num_layers)
+        ]
+        self.index_PMKC = [
+            torch.empty(num_pages, 0 if is_native else num_index, *heads, dtype=dtype)
             for _ in range(config.num_layers)
         ]
         mean_width = config.fabric.context_width if config.fabric else 0
@@ -90,8 +99,10 @@ class Pages:
     def _all_by_page(self) -> list[Tensor]:
         caches = [each for cache in self.native for each in (cache, *cache.slots)]
         kept = [tensor for cache in caches for tensor in cache.numbers if tensor is not None]
+        kept = [tensor for tensor in kept if tensor.numel()]
         whole = [tensor.unflatten(0, (len(self.mean_PJ), -1)) for tensor in kept]
         whole += [tensor for tiers in self.slots for slots in tiers for tensor in slots]
+        whole += self.index_PMKC
         return [tensor for tensor in (*whole, self.mean_PJ) if tensor.numel()]
 
 

@@ -20,7 +20,10 @@ class OwnPage:
 
 
 class LayerCache(NamedTuple):
-    """A layer's keys and values, in pages; scales if in int8, slots by tier if there are any."""
+    """A layer's keys and values, in pages; scales if in int8, slots by tier if there are any.
+
+    Where pages are chosen by an index, it stands behind the tiers, without values.
+    """
 
     k: Tensor
     v: Tensor
@@ -62,10 +65,21 @@ def empty_cache(
     heads: tuple[int, int],
     dtype: torch.dtype,
     slots: Sequence[LayerCache] = (),
+    *,
+    num_index: int = 0,
 ) -> LayerCache:
-    """Return room for so many tokens or slots, of (kv heads, channels)."""
-    k, v = (torch.empty(num_places, *heads, dtype=dtype) for _ in range(2))
+    """Return room for so many tokens or slots, of (kv heads, channels), and an index's keys."""
+    if num_index:
+        slots = [*slots, _empty(num_index, 0, heads, dtype)]
+    return _empty(num_places, num_places, heads, dtype)._replace(slots=slots)
+
+
+def _empty(
+    num_keys: int, num_values: int, heads: tuple[int, int], dtype: torch.dtype
+) -> LayerCache:
+    sizes = (num_keys, num_values)
+    k, v = (torch.empty(size, *heads, dtype=dtype) for size in sizes)
     if dtype != torch.int8:
-        return LayerCache(k, v, None, None, slots)
-    k_scale, v_scale = (torch.empty(k.shape[:2]) for _ in range(2))
-    return LayerCache(k, v, k_scale, v_scale, slots)
+        return LayerCache(k, v, None, None)
+    k_scale, v_scale = (torch.empty(size, heads[0]) for size in sizes)
+    return LayerCache(k, v, k_scale, v_scale)

@@ -58,8 +58,12 @@ class MemoryStruct(Structure):
         ("window_blocks", c_int32),
         ("paged_blocks", c_int32),
         ("num_tiers", c_int32),
-        ("reserved", c_int32),
+        ("index_ratio", c_int32),
         ("tiers", c_void_p),
+        ("distance_blocks", c_int64),
+        ("index_cos", c_void_p),
+        ("index_sin", c_void_p),
+        ("frequencies", c_void_p),
     ]
 
 

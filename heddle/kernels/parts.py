@@ -65,6 +65,20 @@ class SlotTier(NamedTuple):
     sin: Tensor
 
 
+class Index(NamedTuple):
+    """How blocks are found that are read exactly: a key for every `ratio` tokens.
+
+    `cos` and `sin` turn these to a key's centre. Blocks beyond `distance_blocks` are read as if
+    they were so old.
+    """
+
+    ratio: int
+    cos: Tensor
+    sin: Tensor
+    frequencies: Tensor
+    distance_blocks: int | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class SlotMemory:
     """How layers see what is old; see `heddle.model.config.MemoryConfig`."""
@@ -74,6 +88,7 @@ class SlotMemory:
     window_blocks: int
     paged_blocks: int
     tiers: Sequence[SlotTier]
+    index: Index | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,13 +161,21 @@ def memory_struct(memory: SlotMemory) -> tuple[MemoryStruct, Any]:
             for tier in memory.tiers
         )
     )
+    index = memory.index
+    distance_blocks = None if index is None else index.distance_blocks
     found = MemoryStruct(
         memory.block_tokens,
         memory.sink_tokens,
         memory.window_blocks,
         memory.paged_blocks,
         len(tiers),
-        0,
+        0 if index is None else index.ratio,
         ctypes.addressof(tiers),
+        _ALL_BLOCKS if distance_blocks is None else distance_blocks,
+        *(
+            (None,) * 3
+            if index is None
+            else map(address, (index.cos, index.sin, index.frequencies))
+        ),
     )
     return found, (tiers, memory)

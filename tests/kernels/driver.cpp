@@ -128,15 +128,21 @@ struct Network {
 
 constexpr int kBlock = 48;
 
-// Two tiers: a run of 16 slots of a block, and six that lie by themselves.
+// Two tiers: a run of 16 slots of a block, and six that lie by themselves. With an index blocks have
+// four keys each, and most are further away than distances go.
 struct OwnedMemory : Memory {
-  std::vector<float> cos, sin;
+  std::vector<float> cos, sin, speeds;
   Tier tier[2];
 
-  OwnedMemory(const Shape& s, int num_paged) : Memory{kBlock, 4, 1, num_paged, 2, 0, tier} {
-    for (int i = 0; i < 8 * s.head_width; ++i) cos.push_back(normal()), sin.push_back(normal());
+  OwnedMemory(const Shape& s, int num_paged, bool has_index = false)
+      : Memory{kBlock, 4, 1, num_paged, 2, 0, tier, INT64_MAX, nullptr, nullptr, nullptr} {
+    for (int i = 0; i < s.head_width / 2; ++i) speeds.push_back(1.0f / (1 + i));
+    for (int i = 0; i < 12 * s.head_width; ++i) cos.push_back(normal()), sin.push_back(normal());
     tier[0] = {3, 0, 1, cos.data(), sin.data()};
     tier[1] = {8, 0, INT64_MAX, cos.data(), sin.data()};
+    if (!has_index) return;
+    index_ratio = 12, distance_blocks = 1;
+    index_cos = cos.data(), index_sin = sin.data(), frequencies = speeds.data();
   }
 };
 
@@ -144,13 +150,17 @@ struct OwnedMemory : Memory {
 // written.
 struct Caches {
   std::vector<std::vector<uint32_t>> rooms;
-  LayerCache layers[2], slots[4];
+  LayerCache layers[2], slots[6];
 
   Caches(const Shape& s, int num_places, const Memory* memory) {
     for (int i = 0; i < 2; ++i) {
       for (int tier = 0; memory && tier < 2; ++tier)
-        slots[2 * i + tier] = make(s, num_places / memory->tiers[tier].ratio, nullptr);
-      layers[i] = make(s, num_places, memory ? slots + 2 * i : nullptr);
+        slots[3 * i + tier] = make(s, num_places / memory->tiers[tier].ratio, nullptr);
+      if (memory && memory->index_ratio) {
+        slots[3 * i + 2] = make(s, num_places / memory->index_ratio, nullptr);
+        slots[3 * i + 2].v = slots[3 * i + 2].v_scale = nullptr;
+      }
+      layers[i] = make(s, num_places, memory ? slots + 3 * i : nullptr);
     }
   }
 
@@ -289,7 +299,12 @@ bool contradictions_are_refused(Pool* pool) {
   const Shape shape{64, 4, 2, 16, 96, 1e-5f};
   const OwnedMemory sound(shape, 1);
   const Tier uneven{5, 0, 1, nullptr, nullptr}, negative{4, 0, -1, nullptr, nullptr};
+  const OwnedMemory indexed(shape, 1, true);
   std::vector<Memory> wrong(9, sound);
+  wrong.resize(12, indexed);
+  wrong[9].index_ratio = 5;
+  wrong[10].frequencies = nullptr;
+  wrong[11].index_ratio = 0;
   wrong[0].block_tokens = 0;
   wrong[1].block_tokens = 40;
   wrong[2].sink_tokens = -1;
@@ -337,9 +352,10 @@ int main() {
           if (!equal_and_finite(whole, states(pool, network, cache, most == 1 ? 64 : 32, most)))
             return failed("batching changes bits");
         if (kind == kBytes) continue;  // attention does not know of it
-        const OwnedMemory memory(shape, cache == kBfloat ? 0 : 1);
-        whole = states(pool, network, cache, kBlock, 150, &memory);
         const int most = shape.num_kv_heads == 1 ? 1 : 37;
+        const bool has_index = (shape.num_kv_heads == 1) != (cache == kFloat);
+        const OwnedMemory memory(shape, cache == kBfloat && !has_index ? 0 : 1, has_index);
+        whole = states(pool, network, cache, kBlock, 150, &memory);
         if (!equal_and_finite(whole, states(pool, network, cache, kBlock, most, &memory)))
           return failed("batching changes bits of what slots show");
       }

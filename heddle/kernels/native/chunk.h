@@ -88,8 +88,8 @@ inline Vec only(uint64_t bits, Vec v) {
   return set == 1 ? v : all(-INFINITY);
 }
 
-// What parts have: weighted sums of values, or the 64 weights themselves.
-enum class Wanted { kValues, kWeights };
+// What parts have: weighted sums of values, the 64 weights themselves, or the logits before them.
+enum class Wanted { kValues, kWeights, kLogits };
 
 // The softmax of N scaled queries over keys of a chunk: each query's are those whose bits it has in
 // `sees`, one at least.
@@ -116,6 +116,10 @@ inline void attend_chunk(const Chunk<T>& chunk, const float* const* q, const uin
       }
       logit[n][i] = only(sees[n] >> i * kLanes, logit[n][i]);
     }
+    if constexpr (kWanted == Wanted::kLogits) {
+      for (int i = 0; i < kVecs; ++i) store(&parts[n].out[i * kLanes], logit[n][i]);
+      continue;
+    }
     Vec top = logit[n][0];
     for (int i = 1; i < kVecs; ++i) top = max(top, logit[n][i]);
     parts[n].top = largest(top);
@@ -135,7 +139,7 @@ inline void attend_chunk(const Chunk<T>& chunk, const float* const* q, const uin
         if (sees[n] >> i & 1) weight[n][i] *= chunk.v_scale[i / kRun][i % kRun];
     most = std::max(most, kChunk - __builtin_clzll(sees[n]));
   }
-  if constexpr (kWanted == Wanted::kWeights) return;
+  if constexpr (kWanted != Wanted::kValues) return;
   if (head_width % (2 * kLanes) == 0) mix_values<N, 2>(chunk, weight, most, head_width, parts);
   else mix_values<N, 1>(chunk, weight, most, head_width, parts);
 }
