@@ -144,6 +144,20 @@ def test_a_smaller_cache_costs_little_and_keeps_bits(base, name: str, dtype: tor
         assert torch.equal(kept_NV, by_steps_NV)
 
 
+def test_distances_change_no_bit_of_what_they_reach(base):
+    kernels = Kernels(BUILDS[0], num_threads=2)
+    clipped, free = (
+        read(
+            with_memory(base, replace(INDEXED["far pages"], distance_blocks=blocks)), kernels, WHOLE
+        )
+        for blocks in (3, None)
+    )
+    within = 4 * 16  # the last block's tokens are three blocks away from the first's
+    for clipped_NV, free_NV in zip(clipped, free, strict=True):
+        assert torch.equal(clipped_NV[:within], free_NV[:within])
+        assert not torch.equal(clipped_NV[within:], free_NV[within:])
+
+
 def test_a_network_with_slots_is_one_call(base):
     checkpoint, kernels = with_memory(base, PAGED["short runs"]), Kernels(BUILDS[0], num_threads=1)
     model = load_model(checkpoint, dtype="float32", kernels=kernels)
