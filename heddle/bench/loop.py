@@ -34,7 +34,7 @@ MAX_LOOPS = 4
 
 
 class Passes(NamedTuple):
-    """Seconds of a token's first pass of the block, and of a further loop, mixing and gate too."""
+    """Seconds of a token's first pass of the block, and of a further loop with all it takes."""
 
     first_s: float
     again_s: float
@@ -71,11 +71,12 @@ class Decoding:
             depth=Depth(loops_T, torch.zeros_like(loops_T, dtype=torch.bool)),
         )
         segment = Segment(0, len(tokens), first, self._page_numbers, self._later)
-        with _timed(self._model.layers) as passes:
+        with _timed(self._model.layers) as passes, _timed(self._model.think) as thought:
             self._model(packed, PagedMemory(self._pages, [segment]))
         self._num_past = end
-        _, block, *again, _ = passes  # of layers before, in and behind the block
-        return Passes(block[1] - block[0], (again[-1][1] - block[1]) / len(again))
+        _, first, *_ = passes  # of layers before the block and of the block's first pass
+        again_s = thought[0].end - first.end
+        return Passes(first.end - first.begin, again_s / (self._num_loops - 1))
 
 
 def measure_loop(
@@ -129,21 +130,27 @@ def measure_loop(
     }
 
 
+class _Call(NamedTuple):
+    begin: float
+    end: float
+
+
 @contextmanager
-def _timed(layers: nn.Module) -> Iterator[list[tuple[float, float]]]:
-    """Note when each call of a part of the layers begins and ends."""
+def _timed(module: nn.Module | None) -> Iterator[list[_Call]]:
+    """Note when each call of a module begins and ends."""
+    assert module is not None
     starts: list[float] = []
-    passes: list[tuple[float, float]] = []
+    calls: list[_Call] = []
 
     def begin(*_: object) -> None:
         starts.append(time.perf_counter())
 
     def end(*_: object) -> None:
-        passes.append((starts.pop(), time.perf_counter()))
+        calls.append(_Call(starts.pop(), time.perf_counter()))
 
-    hooks = (layers.register_forward_pre_hook(begin), layers.register_forward_hook(end))
+    hooks = (module.register_forward_pre_hook(begin), module.register_forward_hook(end))
     try:
-        yield passes
+        yield calls
     finally:
         for hook in hooks:
             hook.remove()

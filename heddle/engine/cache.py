@@ -25,7 +25,6 @@ PageKey = tuple[int | _Variant, tuple[int, ...]]
 class _Page:
     num_users: int = 0
     key: PageKey | None = None
-    num_children: int = 0
 
 
 class PageCache:
@@ -37,6 +36,7 @@ class PageCache:
         self._blank = OrderedDict.fromkeys(range(num_pages))
         self._idle: OrderedDict[int, None] = OrderedDict()  # remembered, unused: oldest first
         self._by_key: dict[PageKey, int] = {}
+        self._behind: dict[int | _Variant, dict[int, None]] = {}  # remembered, by the page before
         self.num_ever_remembered = 0
 
     @property
@@ -73,6 +73,25 @@ class PageCache:
             parent = page
         return pages
 
+    def find_start(
+        self, tokens: Sequence[int], *, parent: int | None, variant: Hashable = None
+    ) -> tuple[int | None, int]:
+        """Return the page behind `parent` that begins most like `tokens`, and in how many.
+
+        It is for copying: it may hold other tokens behind those. None if not even the first is
+        alike.
+        """
+        best, most = None, 0
+        for page in self._behind.get(_Variant(variant) if parent is None else parent, ()):
+            _, held, _ = self.found_by(page)
+            num_alike = next(
+                (i for i, (a, b) in enumerate(zip(held, tokens, strict=False)) if a != b),
+                min(len(held), len(tokens)),
+            )
+            if num_alike > most:
+                best, most = page, num_alike
+        return best, most
+
     def take(self, pages: Sequence[int]) -> None:
         """Count one more user of each of these remembered pages."""
         for page in pages:
@@ -107,8 +126,7 @@ class PageCache:
         self._by_key[key] = page
         self._pages[page].key = key
         self.num_ever_remembered += 1
-        if parent is not None:
-            self._pages[parent].num_children += 1
+        self._behind.setdefault(key[0], {})[page] = None
 
     def remembered(self) -> list[int]:
         """Return all pages that can be found, the most recently used first.
@@ -151,7 +169,7 @@ class PageCache:
     def _evict(self) -> int | None:
         """Forget the least recently used idle page that no remembered page builds on."""
         for page in self._idle:
-            if self._pages[page].num_children == 0:
+            if page not in self._behind:
                 del self._idle[page]
                 self._forget(page)
                 return page
@@ -161,8 +179,10 @@ class PageCache:
         key = self._pages[page].key
         assert key is not None
         del self._by_key[key]
-        if isinstance(key[0], int):
-            self._pages[key[0]].num_children -= 1
+        siblings = self._behind[key[0]]
+        del siblings[page]
+        if not siblings:
+            del self._behind[key[0]]
         self._pages[page] = _Page()
 
     def check(self) -> None:
@@ -171,3 +191,5 @@ class PageCache:
         assert held.isdisjoint(self._blank) and held.isdisjoint(self._idle)
         assert len(held) + len(self._blank) + len(self._idle) == self.num_pages
         assert all(self._pages[page].key == key for key, page in self._by_key.items())
+        behind = {(before, page) for before, pages in self._behind.items() for page in pages}
+        assert behind == {(key[0], page) for key, page in self._by_key.items()}

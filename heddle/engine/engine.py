@@ -83,7 +83,6 @@ class Engine:
         self.context_length = min(context_length, num_pages * size)
         self._cache = PageCache(num_pages=num_pages, page_tokens=size)
         self._pace = Pace(checkpoint.config, config)
-        self._scheduler = Scheduler(config, self._cache, self._pace)
         self._grammars = GrammarCompiler(
             checkpoint.tokenizer_json,
             vocab_size=checkpoint.config.vocab_size,
@@ -94,6 +93,8 @@ class Engine:
         self.kernels = kernels.instruction_set if kernels and uses_kernels(model) else None
         self._runner = Runner(model, config, num_pages=num_pages)
         self.checkpoint = replace(checkpoint, tensors={})  # lets go of the mapped file
+        copy_page = self._runner.pages.copy if self._is_dense else None
+        self._scheduler = Scheduler(config, self._cache, self._pace, copy_page=copy_page)
         self._warm = self._warm_pages()
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._live: dict[str, Sequence] = {}
@@ -205,11 +206,15 @@ class Engine:
         self._thread.join()
 
     @property
-    def _may_guess(self) -> bool:
-        """Adaptive networks do not: a mean, slots and later loops would have to be taken back."""
+    def _is_dense(self) -> bool:
+        """Whether a page holds nothing but its tokens, each by itself: no mean, slots or loops."""
         model = self.checkpoint.config
-        is_dense = model.fabric is None and model.think is None and model.memory is None
-        return is_dense and self.config.draft_tokens > 0
+        return model.fabric is None and model.think is None and model.memory is None
+
+    @property
+    def _may_guess(self) -> bool:
+        """Adaptive networks do not: what they keep of a wrong token would have to be taken back."""
+        return self._is_dense and self.config.draft_tokens > 0
 
     def _validate(self, request: Request) -> None:
         if self._closing:

@@ -6,13 +6,12 @@ dense network, or those before, in and behind a thinking block, one call for eac
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from heddle.engine.packed_linear import PackedLinear
+from heddle.engine.native_think import NativeGate, NativeThink, choice_of, routes_of
 from heddle.engine.paged_memory import PagedMemory
 from heddle.engine.served_experts import ServedExpert, ServedExperts
 from heddle.kernels.cpu import (
@@ -21,13 +20,12 @@ from heddle.kernels.cpu import (
     LayerLoraWeights,
     Loras,
     LoraWeights,
-    Routes,
     Stretch,
-    Tokens,
 )
 from heddle.kernels.packing import GROUP, Room, can_pack, pack, quantise, turn_by_turn
 from heddle.kernels.parts import (
     ExpertWeights,
+    Index,
     LayerWeights,
     Matrix,
     PoolerWeights,
@@ -35,11 +33,14 @@ from heddle.kernels.parts import (
     SlotTier,
 )
 from heddle.kernels.quant import QuantTensor
+from heddle.kernels.thinking import Gate, GateWeights, Thinking, ThinkWeights
 from heddle.model.config import MemoryConfig
 from heddle.model.layers import Context, Head, Layer, RMSNorm
 from heddle.model.rope import Angles, Rope
 from heddle.model.router import Choice
+from heddle.model.router import Gate as RouterGate
 from heddle.model.slots import Pooler
+from heddle.model.think import Think
 from heddle.model.transformer import Transformer
 from heddle.weights.contents import Checkpoint, Part
 
@@ -74,10 +75,9 @@ class NativeEmbedding(nn.Module):
 class NativeNorm(nn.Module):
     """An `RMSNorm`."""
 
-    def __init__(self, kernels: Kernels, norm: RMSNorm | nn.RMSNorm):
+    def __init__(self, kernels: Kernels, norm: RMSNorm):
         super().__init__()
-        self.weight = norm.weight
-        self._eps = torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
+        self.weight, self._eps = norm.weight, norm.eps
         self._kernels = kernels
 
     def forward(self, x_TD: Tensor) -> Tensor:
@@ -99,14 +99,6 @@ class NativeRope(nn.Module):
         return Angles(*self._kernels.angles(position_T, rope.frequencies, magnitude=rope.magnitude))
 
 
-class NativeLoras(nn.Module):
-    """The adapters of a thinking block."""
-
-    def __init__(self, loras: Loras):
-        super().__init__()
-        self.loras = loras
-
-
 class NativeLayers(nn.Module):
     """A network's layers, any part of them in one call."""
 
@@ -115,57 +107,18 @@ class NativeLayers(nn.Module):
         self._stretch = stretch
 
     def forward(
-        self,
-        x_TD: Tensor,
-        context: Context,
-        loras: NativeLoras | None = None,
-        *,
-        part: slice,
+        self, x_TD: Tensor, context: Context, *, part: slice
     ) -> tuple[Tensor, list[Choice]]:
-        """See `heddle.model.layers.Layers`."""
+        """See `heddle.model.layers.Layers`; later loops are `NativeThink`'s."""
         layers = range(self._stretch.num_layers)[part]
         if not layers:
             return x_TD, []
-        memory = context.memory
+        memory, x_TD = context.memory, x_TD.clone()
         assert isinstance(memory, PagedMemory), "native layers read the engine's cache"
-        x_TD, routes = x_TD.clone(), None
-        if context.routing is not None:
-            said = (context.routing.log_prior_TE, context.routing.bias_TE)
-            log_prior_TE, bias_TE = (part.contiguous() for part in said)
-            chosen_3LTE = torch.empty(3, len(layers), *bias_TE.shape)
-            routes = Routes(log_prior_TE, bias_TE, chosen_3LTE)
-        self._stretch.run(
-            x_TD,
-            _tokens(context, memory),
-            memory.pages.native,
-            layers=layers,
-            routes=routes,
-            loras=loras and loras.loras,
-        )
-        if routes is None:
-            return x_TD, []
-        return x_TD, [Choice(*parts) for parts in zip(*routes.chosen_3LTE, strict=True)]
-
-
-def _tokens(context: Context, memory: PagedMemory) -> Tokens:
-    """Return what native layers need to know of a step's tokens, all or those of a later loop."""
-    first = Tokens(
-        cos_TC=context.angles.cos_T1C,
-        sin_TC=context.angles.sin_T1C,
-        position_T=memory.position_T,
-        place_T=memory.place_T,
-        spans=memory.spans,
-        page_tokens=memory.pages.page_tokens,
-    )
-    if context.rows is None:
-        return first
-    return replace(
-        first,
-        position_T=memory.position_T[context.rows],
-        place_T=None,
-        spans=memory.spans_again(context.loop, context.rows),
-        block_tokens=memory.pages.page_tokens,
-    )
+        tokens, caches = memory.tokens(context.angles), memory.pages.native
+        routes = None if context.routing is None else routes_of(context.routing, len(layers))
+        self._stretch.run(x_TD, tokens, caches, layers=layers, routes=routes)
+        return x_TD, [] if routes is None else [choice_of(routes)]
 
 
 def use_kernels(model: Transformer, checkpoint: Checkpoint, kernels: Kernels) -> None:
@@ -204,16 +157,21 @@ def use_native_layers(
         memory=_memory(config.memory, layers[0].attention.pool),
     )
     model.set_submodule("layers", NativeLayers(stretch))
-    if model.think is not None:
-        names = [f"think.loras.{i}" for i in range(len(model.think.loras))]
-        loras = [_lora(checkpoint, kernels, name) for name in names]
-        model.think.set_submodule("loras", NativeLoras(Loras(loras)))
+    if model.think is not None and config.think is not None:
+        first, num_layers = config.think.first_layer, config.think.num_layers
+        weights, loras = _think(model.think, checkpoint, kernels)
+        thinking = Thinking(stretch, weights, loras, range(first, first + num_layers))
+        block = NativeThink(
+            thinking, block_tokens=config.think.block_tokens, patience=config.think.patience
+        )
+        model.set_submodule("think", block)
+    if model.gate is not None:
+        model.set_submodule(
+            "gate", NativeGate(Gate(kernels, _gate(model.gate, checkpoint, kernels)))
+        )
     model.set_submodule("rope", NativeRope(kernels, model.rope))
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear | PackedLinear):
-            _round_product(model, checkpoint, kernels, name)
-        elif isinstance(module, RMSNorm | nn.RMSNorm) and len(module.weight) % NORM_UNIT == 0:
-            model.set_submodule(name, NativeNorm(kernels, module))
+    if config.width % NORM_UNIT == 0:
+        model.set_submodule("norm", NativeNorm(kernels, model.norm))
 
 
 def uses_kernels(model: nn.Module) -> bool:
@@ -281,20 +239,62 @@ def _memory(memory: MemoryConfig | None, pooler: Pooler | None) -> SlotMemory | 
         window_blocks=memory.window_blocks,
         paged_blocks=memory.paged_blocks,
         tiers=[
-            SlotTier(*tier, *pooler.to_centre(number, torch.float32))
-            for number, tier in enumerate(memory.tiers)
+            SlotTier(*tier, *pooler.to_centre(tier.ratio, torch.float32)) for tier in memory.tiers
         ],
+        index=_index(memory, pooler),
     )
 
 
-def _round_product(model: Transformer, checkpoint: Checkpoint, kernels: Kernels, name: str) -> None:
-    """Round one of the thinking block's or the gate's own products to 8 bits."""
-    weight = checkpoint.load(f"{name}.weight", torch.float32)
-    bias = f"{name}.bias"
-    if weight.shape[1] % GROUP == 0:
-        bias_D = checkpoint.load(bias, torch.float32) if bias in checkpoint.tensors else None
-        matrix = Matrix(quantise(weight, kernels.room), bias_D)
-        model.set_submodule(name, NativeLinear(kernels, matrix))
+def _index(memory: MemoryConfig, pooler: Pooler) -> Index | None:
+    if memory.index_ratio is None:
+        return None
+    turns = pooler.to_centre(memory.index_ratio, torch.float32)
+    frequencies = pooler.frequencies.float().contiguous()
+    return Index(memory.index_ratio, *turns, frequencies, memory.distance_blocks)
+
+
+def _rounded(checkpoint: Checkpoint, kernels: Kernels, name: str) -> Matrix:
+    """Round a product to 8 bits; its columns are filled up to whole groups."""
+    weight, bias = checkpoint.load(f"{name}.weight", torch.float32), f"{name}.bias"
+    return Matrix(
+        quantise(pad(weight, (0, -weight.shape[1] % GROUP)), kernels.room),
+        checkpoint.load(bias, torch.float32) if bias in checkpoint.tensors else None,
+    )
+
+
+def _eps(norm: nn.RMSNorm) -> float:
+    return torch.finfo(torch.float32).eps if norm.eps is None else norm.eps
+
+
+def _think(think: Think, checkpoint: Checkpoint, kernels: Kernels) -> tuple[ThinkWeights, Loras]:
+    def rounded(name: str) -> Matrix:
+        return _rounded(checkpoint, kernels, f"think.{name}")
+
+    weights = ThinkWeights(
+        mix_norm=think.mix_norm.weight,
+        mix=LoraWeights(rounded("mix.down"), rounded("mix.up")),
+        step_RD=think.step.contiguous(),
+        gate=rounded("gate"),
+        read_norm=think.read_norm.weight,
+        read=rounded("read"),
+        mix_eps=_eps(think.mix_norm),
+        read_eps=_eps(think.read_norm),
+    )
+    names = [f"think.loras.{i}" for i in range(len(think.loras))]
+    return weights, Loras([_lora(checkpoint, kernels, name) for name in names])
+
+
+def _gate(gate: RouterGate, checkpoint: Checkpoint, kernels: Kernels) -> GateWeights:
+    return GateWeights(
+        norm=gate.norm.weight,
+        eps=_eps(gate.norm),
+        context=_rounded(checkpoint, kernels, "gate.context"),
+        clusters=_rounded(checkpoint, kernels, "gate.clusters"),
+        decay=gate.decay,
+        temperature=gate.temperature,
+        cluster_E=gate.cluster_E,
+        price_E=gate.price_E,
+    )
 
 
 def _lora(checkpoint: Checkpoint, kernels: Kernels, name: str) -> LayerLoraWeights:
@@ -302,11 +302,8 @@ def _lora(checkpoint: Checkpoint, kernels: Kernels, name: str) -> LayerLoraWeigh
 
     def part(projection: str) -> LoraWeights:
         down, up = (
-            checkpoint.load(f"{name}.{projection}.{side}.weight", torch.float32)
-            for side in ("down", "up")
+            _rounded(checkpoint, kernels, f"{name}.{projection}.{side}") for side in ("down", "up")
         )
-        up = pad(up, (0, -up.shape[1] % GROUP))
-        down, up = (Matrix(quantise(weight, kernels.room)) for weight in (down, up))
         return LoraWeights(down, up)
 
     gate_up = part("gate_up")
@@ -322,6 +319,7 @@ def _experts(served: ServedExperts, kernels: Kernels) -> ExpertWeights:
         mass=router.mass,
         prior=float(router.prior),
         scores_ED=router.scores.weight.contiguous(),
+        widths_E=torch.tensor([float(expert.down_DF.shape[1]) for expert in served.experts]),
         balance_E=router.balance_E,
         experts=tuple(_expert(expert, kernels.room) for expert in served.experts),
     )

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from heddle.engine.pages import Pages
 from heddle.kernels.cache import OwnPage
-from heddle.kernels.cpu import Span
+from heddle.kernels.cpu import Span, Spans, Tokens
 from heddle.model.memory import additive, attention, with_own_block
-from heddle.model.paging import choose_pages
+from heddle.model.paging import choose_by_index, choose_pages
+from heddle.model.rope import Angles, moved
 from heddle.model.slots import Pooler
 
 
@@ -81,9 +82,9 @@ class _Run(NamedTuple):
     """Neighbouring rows of a segment that look at the same tokens and slots.
 
     `places` are the cache's places of the L tokens read exactly, a slice when pages are neighbours,
-    and `position_L` theirs in the sequence; `first` is that of the run's first row. `slot_pages`
-    are the summarised blocks' by tier, none if there are no slots to see; `block_M` are the blocks
-    of their M slots.
+    and `position_L` theirs in the sequence; `first` is that of the run's first row. `num_old`
+    blocks are not read exactly unless they are paged; `slot_pages` are those with slots to see, by
+    tier, and `block_M` the blocks of their M slots.
     """
 
     segment: Segment
@@ -92,6 +93,7 @@ class _Run(NamedTuple):
     first: int
     places: slice | Tensor
     position_L: Tensor
+    num_old: int
     slot_pages: list[Tensor]
     block_M: Tensor
 
@@ -102,12 +104,14 @@ class PagedMemory:
     def __init__(self, pages: Pages, segments: list[Segment]):
         self.pages = pages
         self.segments = segments
+        self._tokens: Tokens | None = None
         size, positions, places = pages.page_tokens, [], []
         for segment in segments:  # in Python, which for a few tokens is sooner done than PyTorch
             new = range(segment.num_past, segment.num_past + segment.end - segment.start)
             positions += new
             places += [segment.pages[at // size] * size + at % size for at in new]
         self.position_T, self.place_T = torch.tensor([positions, places])
+        self._frequencies: Tensor | None = None
 
     @cached_property
     def _grown_old(self) -> tuple[Tensor, Tensor]:
@@ -134,26 +138,48 @@ class PagedMemory:
     def _pages_of(self) -> list[Tensor]:
         return [torch.tensor(segment.pages) for segment in self.segments]
 
-    @cached_property
-    def spans(self) -> list[Span]:
-        """The step's sequences as native layers take them."""
-        return [
-            Span(start=segment.start, end=segment.end, page_P=page_P)
-            for segment, page_P in zip(self.segments, self._pages_of, strict=True)
-        ]
+    def tokens(self, angles: Angles) -> Tokens:
+        """Return the step's tokens as native layers take them, the same object for all of them."""
+        if self._tokens is None or self._tokens.cos_TC is not angles.cos_T1C:
+            self._tokens = Tokens(
+                cos_TC=angles.cos_T1C,
+                sin_TC=angles.sin_T1C,
+                position_T=self.position_T,
+                place_T=self.place_T,
+                spans=self.spans,
+                page_tokens=self.pages.page_tokens,
+            )
+        return self._tokens
 
-    def spans_again(self, loop: int, rows: Tensor) -> list[Span]:
-        """Return those of the tokens at `rows` in a later loop."""
-        found = []
-        for segment, page_P, (low, high) in zip(
-            self.segments, self._pages_of, _cuts(rows, self.segments), strict=True
-        ):
-            if low == high:
-                continue
-            own = segment.later.page(loop, self.pages.own_page)
-            block = segment.num_past // self.pages.page_tokens
-            found.append(Span(start=low, end=high, page_P=page_P, own=[own], first_block=block))
-        return found
+    @cached_property
+    def spans(self) -> Spans:
+        """The step's sequences as native calls take them."""
+        return Spans(
+            [
+                Span(segment.start, segment.end, page_P)
+                for segment, page_P in zip(self.segments, self._pages_of, strict=True)
+            ]
+        )
+
+    def tokens_again(self, angles: Angles, loop: int, rows: Tensor | None) -> Tokens:
+        """Return those of the tokens at `rows`, None for all, in a later loop."""
+        cuts = [(segment.start, segment.end) for segment in self.segments]
+        if rows is not None:
+            cuts, angles = _cuts(rows, self.segments), angles.rows(rows)
+        size, found = self.pages.page_tokens, []
+        for segment, page_P, (low, high) in zip(self.segments, self._pages_of, cuts, strict=True):
+            if low < high:
+                own = segment.later.page(loop, self.pages.own_page)
+                found.append(Span(low, high, page_P, own, segment.num_past // size))
+        return Tokens(
+            cos_TC=angles.cos_T1C,
+            sin_TC=angles.sin_T1C,
+            position_T=self.position_T if rows is None else self.position_T[rows],
+            place_T=None,
+            spans=Spans(found),
+            page_tokens=size,
+            block_tokens=size,
+        )
 
     def attend(
         self, layer: int, q_THC: Tensor, k_TKC: Tensor, v_TKC: Tensor, pooler: Pooler | None = None
@@ -161,12 +187,14 @@ class PagedMemory:
         """See `model.memory.Memory.attend`."""
         self.pages.k_LKC[layer][self.place_T] = k_TKC
         self.pages.v_LKC[layer][self.place_T] = v_TKC
-        if pooler is not None and len(self._grown_old[0]):
-            self._summarise(layer, pooler)
+        if pooler is not None:
+            self._frequencies = pooler.frequencies
+            if len(self._grown_old[0]):
+                self._summarise(layer, pooler)
         out_THC = torch.empty_like(q_THC)
         for run, causal_TL in zip(self._runs, self._causal, strict=True):
             q_NHC = q_THC[run.start : run.end]
-            if run.slot_pages:
+            if run.num_old:
                 position_N = torch.arange(run.end - run.start) + run.first
                 k_LKC, v_LKC, mask_NL = self._read_slots(layer, run, q_NHC, position_N)
             else:
@@ -197,7 +225,7 @@ class PagedMemory:
                 continue
             mine = own[run.segment.start]
             position_N = rows[low:high] - run.start + run.first
-            if run.slot_pages:
+            if run.num_old:
                 k_LKC, v_LKC, first_NL = self._read_slots(layer, run, q_NHC[low:high], position_N)
             else:
                 k_LKC, v_LKC = self._read(layer, run.places)
@@ -275,8 +303,11 @@ class PagedMemory:
             ]
             block_M = torch.cat(
                 [
-                    torch.arange(low, high).repeat_interleave(size // tier.ratio)
-                    for tier, (low, high) in zip(memory.tiers, ranges, strict=True)
+                    block_M,
+                    *(
+                        torch.arange(low, high).repeat_interleave(size // tier.ratio)
+                        for tier, (low, high) in zip(memory.tiers, ranges, strict=True)
+                    ),
                 ]
             )
         elif here == list(range(here[0], here[0] + len(here))):
@@ -285,7 +316,8 @@ class PagedMemory:
             places = self._places(segment.pages, position_L)
         offset = segment.start - segment.num_past
         start, end = first + offset, end + offset
-        return _Run(segment, start, end, first, places, position_L, slot_pages, block_M)
+        num_old = near_block if memory else 0
+        return _Run(segment, start, end, first, places, position_L, num_old, slot_pages, block_M)
 
     def _places(self, pages: list[int], position_L: Tensor) -> Tensor:
         size = self.pages.page_tokens
@@ -299,6 +331,8 @@ class PagedMemory:
         for tier, kept in enumerate(self.pages.slots[layer]):
             for into, value in zip(kept, pooler(k_BNKC, v_BNKC, block_B, tier=tier), strict=True):
                 into[page_B] = value
+        if self.pages.index_PMKC[layer].numel():
+            self.pages.index_PMKC[layer][page_B] = pooler.index(k_BNKC, v_BNKC, block_B)
 
     def _read(self, layer: int, places: slice | Tensor) -> tuple[Tensor, Tensor]:
         k_LKC, v_LKC = self.pages.k_LKC[layer], self.pages.v_LKC[layer]
@@ -312,7 +346,8 @@ class PagedMemory:
         Keys and values are of what is exact, then of slots, then of pages.
         """
         k_LKC, v_LKC = self._read(layer, run.places)
-        k_parts, v_parts, bias_parts = [k_LKC], [v_LKC], []
+        k_LKC = self._nearer(k_LKC, run.position_L, run)
+        k_parts, v_parts, bias_parts = [k_LKC], [v_LKC], [k_LKC.new_empty(0)]
         for kept, page_B in zip(self.pages.slots[layer], run.slot_pages, strict=True):
             k_parts.append(kept.k_BMKC[page_B].flatten(0, 1))
             v_parts.append(kept.v_BMKC[page_B].flatten(0, 1))
@@ -323,25 +358,61 @@ class PagedMemory:
         memory = self.pages.memory
         if memory is None or memory.paged_blocks == 0:
             return k_LKC, v_LKC, mask_NL
-        [chosen_NB] = choose_pages(
-            q_NHC[None],
-            k_LKC[None],
-            mask_NL,
-            run.block_M,
-            num_blocks=len(run.segment.pages),
-            paged_blocks=memory.paged_blocks,
-        )
-        mask_NL[:, -len(run.block_M) :].masked_fill_(chosen_NB[:, run.block_M], -torch.inf)
+        chosen_NB = self._choose(layer, run, q_NHC, k_LKC, mask_NL, position_N)
+        num_exact = len(run.position_L)
+        mask_NL[:, num_exact:].masked_fill_(chosen_NB[:, run.block_M], -torch.inf)
         size, paged_B = self.pages.page_tokens, chosen_NB.any(0).nonzero()[:, 0]
         position_P = (paged_B[:, None] * size + torch.arange(size)).flatten()
         # Sinks are read already.
         sees_NP = chosen_NB[:, position_P // size] & (position_P >= memory.sink_tokens)
         k_PKC, v_PKC = self._read(layer, self._places(run.segment.pages, position_P))
+        k_PKC = self._nearer(k_PKC, position_P, run)
         return (
             torch.cat([k_LKC, k_PKC]),
             torch.cat([v_LKC, v_PKC]),
             torch.cat([mask_NL, additive(sees_NP, mask_NL.dtype)], dim=1),
         )
+
+    def _choose(
+        self,
+        layer: int,
+        run: _Run,
+        q_NHC: Tensor,
+        k_LKC: Tensor,
+        mask_NL: Tensor,
+        position_N: Tensor,
+    ) -> Tensor:
+        """Return which blocks a run's rows read exactly; keys are of what is exact, then slots."""
+        memory, pages = self.pages.memory, run.segment.pages
+        assert memory is not None, "only a memory has old blocks"
+        if memory.index_ratio is None:
+            [chosen_NB] = choose_pages(
+                q_NHC[None],
+                k_LKC[None],
+                mask_NL,
+                run.block_M,
+                num_blocks=len(pages),
+                paged_blocks=memory.paged_blocks,
+            )
+            return chosen_NB
+        assert self._frequencies is not None, "`attend` has kept them"
+        index_MKC = self.pages.index_PMKC[layer][torch.tensor(pages[: run.num_old])].flatten(0, 1)
+        [chosen_NB] = choose_by_index(
+            memory, q_NHC[None], index_MKC[None], position_N, self._frequencies
+        )
+        return chosen_NB
+
+    def _nearer(self, k_LKC: Tensor, position_L: Tensor, run: _Run) -> Tensor:
+        """Return keys with those of far blocks turned as if they were as near as distances go."""
+        memory, size = self.pages.memory, self.pages.page_tokens
+        if memory is None or memory.distance_blocks is None:
+            return k_LKC
+        excess_L = run.first // size - position_L // size - memory.distance_blocks
+        if not (excess_L > 0).any():
+            return k_LKC
+        assert self._frequencies is not None, "`attend` has kept them"
+        near_LKC = moved(k_LKC, excess_L.clamp(min=0) * size, self._frequencies)
+        return torch.where(excess_L[:, None, None] > 0, near_LKC, k_LKC)
 
 
 def _causal(run: _Run) -> Tensor | None:

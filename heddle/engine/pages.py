@@ -21,10 +21,10 @@ def page_tokens(model: ModelConfig, config: EngineConfig) -> int:
 
 
 class Pages:
-    """Keys and values of all layers, slots of all tiers, and the gate's running mean.
+    """Keys and values of all layers, slots of all tiers, the index, and the gate's running mean.
 
-    In native pages all lies as the kernels have it, slots too. `mean_PJ` is the mean behind the
-    last token that was stored in a page.
+    In native pages all lies as the kernels have it, slots and index too. `mean_PJ` is the mean
+    behind the last token that was stored in a page.
     """
 
     def __init__(
@@ -48,12 +48,17 @@ class Pages:
         heads = (config.num_kv_heads, config.head_width)
         sizes = [page_tokens // tier.ratio for tier in self.memory.tiers] if self.memory else []
         native_sizes, sizes = (sizes, []) if is_native else ([], sizes)
+        num_index = 0
+        if self.memory and self.memory.index_ratio:
+            num_index = page_tokens // self.memory.index_ratio
+        native_index = num_pages * num_index if is_native else 0
         self.native = [
             empty_cache(
                 num_pages * page_tokens,
                 heads,
                 dtype,
                 [empty_cache(num_pages * size, heads, dtype) for size in native_sizes],
+                num_index=native_index,
             )
             for _ in range(config.num_layers)
         ]
@@ -63,10 +68,15 @@ class Pages:
             [_empty_slots(num_pages, size, heads, dtype) for size in sizes]
             for _ in range(config.num_layers)
         ]
+        self.index_PMKC = [
+            torch.empty(num_pages, 0 if is_native else num_index, *heads, dtype=dtype)
+            for _ in range(config.num_layers)
+        ]
         mean_width = config.fabric.context_width if config.fabric else 0
         self.mean_PJ = torch.zeros(
             num_pages, mean_width, dtype=torch.float32 if is_native else dtype
         )
+        self._by_page = self._all_by_page()
 
     def own_page(self) -> OwnPage:
         """Return an empty page for what a sequence's block leaves behind in a later loop."""
@@ -79,11 +89,21 @@ class Pages:
 
     def parts(self, page: int) -> list[Tensor]:
         """Return all that there is of a page, as views."""
+        return [tensor[page] for tensor in self._by_page]
+
+    def copy(self, source: int, target: int) -> None:
+        """Make a page hold what another holds."""
+        for tensor in self._by_page:
+            tensor[target] = tensor[source]
+
+    def _all_by_page(self) -> list[Tensor]:
         caches = [each for cache in self.native for each in (cache, *cache.slots)]
         kept = [tensor for cache in caches for tensor in cache.numbers if tensor is not None]
+        kept = [tensor for tensor in kept if tensor.numel()]
         whole = [tensor.unflatten(0, (len(self.mean_PJ), -1)) for tensor in kept]
         whole += [tensor for tiers in self.slots for slots in tiers for tensor in slots]
-        return [tensor[page] for tensor in (*whole, self.mean_PJ) if tensor.numel()]
+        whole += self.index_PMKC
+        return [tensor for tensor in (*whole, self.mean_PJ) if tensor.numel()]
 
 
 def _empty_slots(num_pages: int, size: int, heads: tuple[int, int], dtype: torch.dtype) -> Slots:

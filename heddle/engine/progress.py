@@ -78,8 +78,8 @@ def _draw(sequence: Sequence, rows: Rows, *, row: int) -> Finished | None:
         return sequence.finished("stop", stop=event)
     sequence.tokens.append(event.token_id)
     if rows.reading is not None:
-        loops, clusters = int(rows.reading.loops_N[row]), rows.reading.cluster_NG[row]
-        event = replace(event, loops=loops, clusters=tuple(clusters.tolist()))
+        loops, clusters = rows.reading.loops[row], tuple(rows.reading.clusters[row])
+        event = replace(event, loops=loops, clusters=clusters)
     sequence.on_event(event)
     if constraint is not None and constraint.is_complete:
         return sequence.finished("stop")

@@ -6,6 +6,7 @@ back and waits to be computed again.
 """
 
 import bisect
+from collections.abc import Callable
 
 from heddle.engine.cache import PageCache
 from heddle.engine.config import EngineConfig
@@ -18,8 +19,17 @@ from heddle.engine.waiting import Waiting
 class Scheduler:
     """Holds every live sequence, waiting or running (oldest first)."""
 
-    def __init__(self, config: EngineConfig, cache: PageCache, pace: Pace):
+    def __init__(
+        self,
+        config: EngineConfig,
+        cache: PageCache,
+        pace: Pace,
+        *,
+        copy_page: Callable[[int, int], None] | None,
+    ):
+        """`copy_page` copies a page to another; None where a part of a page is of no use."""
         self._config, self._cache, self._pace = config, cache, pace
+        self._copy_page = copy_page
         self._page_tokens = cache.page_tokens
         self._waiting = Waiting()
         self.running: list[Sequence] = []
@@ -121,10 +131,30 @@ class Scheduler:
             sequence.pages = shared
             sequence.num_computed = len(shared) * self._page_tokens
             sequence.num_remembered_pages = len(shared)
+            self._copy_start(sequence)
             sequence.start()
             bisect.insort(self.running, sequence, key=lambda other: other.arrival)
             return True
         return False
+
+    def _copy_start(self, sequence: Sequence) -> None:
+        """Copy a page that begins as the sequence goes on behind what it shares."""
+        if self._copy_page is None:
+            return
+        source, num_tokens = self._cache.find_start(
+            sequence.tokens[sequence.num_computed : sequence.num_shareable],
+            parent=sequence.pages[-1] if sequence.pages else None,
+            variant=sequence.variant,
+        )
+        if source is None:
+            return
+        self._cache.take([source])  # so that it is not given away as the copy's page
+        page = self._cache.allocate(after=sequence.pages[-1] if sequence.pages else None)
+        if page is not None:
+            self._copy_page(source, page)
+            sequence.pages.append(page)
+            sequence.num_computed += num_tokens
+        self._cache.release([source])
 
     def _has_pages_for(self, sequence: Sequence, shared: list[int]) -> bool:
         """Whether its tokens and those of the running prompts have pages."""

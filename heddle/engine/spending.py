@@ -1,28 +1,29 @@
 """What a sequence's computed tokens took, added up step by step. Kept by `sequence`."""
 
 from collections import Counter
+from operator import add
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from heddle.engine.request import Compute
 from heddle.model.batch import Trace
-from heddle.model.config import CLUSTERS, ModelConfig
+from heddle.model.config import CLUSTERS, FabricConfig, ModelConfig
 from heddle.model.cost import active_params, forward_flops, keys_attended
+from heddle.model.router import Choice
 
 
 class Reading(NamedTuple):
-    """How an adaptive network read each of N tokens.
+    """How an adaptive network read each token; plain numbers, which few tokens add up soonest.
 
-    `first_channels_N` are the widths of a token's experts, summed over layers, in its first pass,
-    `channels_N` those of all its loops.
+    `first_channels` are the widths of a token's experts, summed over layers, in its first pass,
+    `channels` those of all its loops.
     """
 
-    loops_N: Tensor
-    cluster_NG: Tensor
-    first_channels_N: Tensor
-    channels_N: Tensor
+    loops: list[int]
+    clusters: list[list[float]]
+    first_channels: list[float]
+    channels: list[float]
 
 
 def readings(trace: Trace, config: ModelConfig, sizes: list[int]) -> list[Reading | None]:
@@ -30,14 +31,15 @@ def readings(trace: Trace, config: ModelConfig, sizes: list[int]) -> list[Readin
     if trace.loops_T is None and trace.cluster_TG is None:
         return [None] * len(sizes)
     num_tokens = sum(sizes)
-    loops_T = trace.loops_T
-    if loops_T is None:
-        loops_T = torch.ones(num_tokens, dtype=torch.long)
-    cluster_TG = trace.cluster_TG
-    if cluster_TG is None:
-        cluster_TG = torch.empty(num_tokens, 0)
-    parts = (loops_T, cluster_TG, *_channels(trace, config, loops_T))
-    return [Reading(*rows) for rows in zip(*(part.split(sizes) for part in parts), strict=True)]
+    loops = [1] * num_tokens if trace.loops_T is None else trace.loops_T.tolist()
+    clusters = [[]] * num_tokens if trace.cluster_TG is None else trace.cluster_TG.tolist()
+    first_channels, channels = _channels(trace, config, loops)
+    found, end = [], 0
+    for size in sizes:
+        here = slice(end, end + size)
+        found.append(Reading(loops[here], clusters[here], first_channels[here], channels[here]))
+        end += size
+    return found
 
 
 class Spending:
@@ -58,11 +60,12 @@ class Spending:
         if reading is None:
             self._loops[1] += num
             return
-        self._loops.update(reading.loops_N.tolist())
-        for cluster, share in enumerate(reading.cluster_NG.sum(0).tolist()):
-            self._cluster_sums[cluster] += share
-        self._first_channels += float(reading.first_channels_N.sum())
-        self._channels += float(reading.channels_N.sum())
+        self._loops.update(reading.loops)
+        for shares in reading.clusters:
+            for cluster, share in enumerate(shares):
+                self._cluster_sums[cluster] += share
+        self._first_channels += sum(reading.first_channels)
+        self._channels += sum(reading.channels)
 
     def add_guesses(self, *, first: int, num: int) -> None:
         """Count the work on `num` guessed tokens from position `first` on.
@@ -115,20 +118,35 @@ class Spending:
         )
 
 
-def _channels(trace: Trace, config: ModelConfig, loops_T: Tensor) -> tuple[Tensor, Tensor]:
+def _channels(
+    trace: Trace, config: ModelConfig, loops: list[int]
+) -> tuple[list[float], list[float]]:
     """Return each token's expert channels in its first pass, and in all passes."""
+    first = [0.0] * len(loops)
     if config.fabric is None:
-        return torch.zeros(len(loops_T)), torch.zeros(len(loops_T))
-    widths_E = torch.tensor([float(expert.width) for expert in config.fabric.experts])
-    before, block = len(trace.choices), 0
-    if config.think:
-        before, block = config.think.first_layer, config.think.num_layers
-    num_again = len(trace.choices) - config.num_layers
-    first = [*trace.choices[: before + block], *trace.choices[before + block + num_again :]]
-    first_T = (torch.stack([c.weight_TE for c in first]) > 0).sum(0).float() @ widths_E
-    all_T = first_T.clone()
-    for place in range(num_again):
-        choice = trace.choices[before + block + place]
-        rows = (loops_T >= 2 + place // block).nonzero()[:, 0]
-        all_T.index_add_(0, rows, (choice.weight_TE > 0).float() @ widths_E)
-    return first_T, all_T
+        return first, first
+    end, block = config.num_layers, 1
+    if config.think is not None:
+        end, block = config.think.first_layer + config.think.num_layers, config.think.num_layers
+    sizes = [1 if c.weight_TE.dim() == 2 else len(c.weight_TE) for c in trace.choices]
+    num_again = sum(sizes) - config.num_layers
+    again, place = first.copy(), 0  # of the choice at hand's first layer
+    for choice, num_layers in zip(trace.choices, sizes, strict=True):
+        channels = _widths(choice, config.fabric)
+        if end <= place < end + num_again:
+            loop = 2 + (place - end) // block
+            deep = [token for token, loops_ in enumerate(loops) if loops_ >= loop]
+            for token, width in zip(deep, channels, strict=True):
+                again[token] += width
+        else:
+            first = list(map(add, first, channels))
+        place += num_layers
+    return first, list(map(add, first, again))
+
+
+def _widths(choice: Choice, fabric: FabricConfig) -> list[float]:
+    """Return the widths of each token's experts, added up."""
+    if choice.channels_T1 is not None:
+        return choice.channels_T1[:, 0].tolist()
+    widths_E = torch.tensor([float(expert.width) for expert in fabric.experts])
+    return ((choice.weight_TE > 0).float() @ widths_E).tolist()

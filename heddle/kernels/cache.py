@@ -6,18 +6,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from heddle.kernels.library import OwnStruct
+
 CHUNK = 64  # tokens that a number of `OwnPage.present` has bits for
 
 
-class OwnPage(NamedTuple):
+class OwnPage:
     """What tokens of one block left behind in a later loop; `Own` in `native/sight.h`."""
 
-    data: Tensor
-    present: Tensor
+    def __init__(self, data: Tensor, present: Tensor):
+        self.data, self.present = data, present
+        self.structs = (OwnStruct * 1)(OwnStruct(data.data_ptr(), present.data_ptr()))
 
 
 class LayerCache(NamedTuple):
-    """A layer's keys and values, in pages; scales if in int8, slots by tier if there are any."""
+    """A layer's keys and values, in pages; scales if in int8, slots by tier if there are any.
+
+    Where pages are chosen by an index, it stands behind the tiers, without values.
+    """
 
     k: Tensor
     v: Tensor
@@ -59,10 +65,21 @@ def empty_cache(
     heads: tuple[int, int],
     dtype: torch.dtype,
     slots: Sequence[LayerCache] = (),
+    *,
+    num_index: int = 0,
 ) -> LayerCache:
-    """Return room for so many tokens or slots, of (kv heads, channels)."""
-    k, v = (torch.empty(num_places, *heads, dtype=dtype) for _ in range(2))
+    """Return room for so many tokens or slots, of (kv heads, channels), and an index's keys."""
+    if num_index:
+        slots = [*slots, _empty(num_index, 0, heads, dtype)]
+    return _empty(num_places, num_places, heads, dtype)._replace(slots=slots)
+
+
+def _empty(
+    num_keys: int, num_values: int, heads: tuple[int, int], dtype: torch.dtype
+) -> LayerCache:
+    sizes = (num_keys, num_values)
+    k, v = (torch.empty(size, *heads, dtype=dtype) for size in sizes)
     if dtype != torch.int8:
-        return LayerCache(k, v, None, None, slots)
-    k_scale, v_scale = (torch.empty(k.shape[:2]) for _ in range(2))
-    return LayerCache(k, v, k_scale, v_scale, slots)
+        return LayerCache(k, v, None, None)
+    k_scale, v_scale = (torch.empty(size, heads[0]) for size in sizes)
+    return LayerCache(k, v, k_scale, v_scale)

@@ -19,7 +19,6 @@ from heddle.kernels.library import (
     LayerLoraStruct,
     LayerStruct,
     LoraStruct,
-    OwnStruct,
     RoutingStruct,
     SequenceStruct,
     ShapeStruct,
@@ -60,18 +59,18 @@ class Kernels:
         assert found is not None, "choose from `available()`"
         self.instruction_set = instruction_set
         self.room = Room()  # for what it multiplies
-        self._library = found
-        self._pool = found.heddle_pool(num_threads)
+        self.library = found
+        self.pool = found.heddle_pool(num_threads)
 
     def __del__(self):
-        self._library.heddle_pool_free(self._pool)
+        self.library.heddle_pool_free(self.pool)
 
     def product(self, matrix: Matrix, x_ND: Tensor) -> Tensor:
         """Return each row of `x_ND` (float32) times the matrix, plus its bias."""
         x_ND = x_ND.contiguous()
         out = torch.empty(len(x_ND), matrix.rows)
-        self._library.heddle_product(
-            self._pool, matrix.struct, x_ND.data_ptr(), len(x_ND), out.data_ptr()
+        self.library.heddle_product(
+            self.pool, matrix.struct, x_ND.data_ptr(), len(x_ND), out.data_ptr()
         )
         return out
 
@@ -79,7 +78,7 @@ class Kernels:
         """Return some rows of a matrix as float32 numbers."""
         assert row_N.dtype == torch.int64 and row_N.is_contiguous(), "row numbers are int64"
         out = torch.empty(len(row_N), matrix.cols)
-        has_all = self._library.heddle_rows(
+        has_all = self.library.heddle_rows(
             matrix.struct, row_N.data_ptr(), len(row_N), out.data_ptr()
         )
         assert has_all, f"there are rows 0 to {matrix.rows - 1}, not {row_N}"
@@ -92,7 +91,7 @@ class Kernels:
         """
         x_ND = x_ND.contiguous()
         out_ND = torch.empty_like(x_ND)
-        self._library.heddle_normalise(
+        self.library.heddle_normalise(
             x_ND.data_ptr(), weight_D.data_ptr(), *x_ND.shape, eps, out_ND.data_ptr()
         )
         return out_ND
@@ -103,7 +102,7 @@ class Kernels:
         """Return cosines and sines (float32) as `heddle.model.rope.Angles` has them."""
         num, half = len(position_T), len(frequencies)
         cos_T1C, sin_T1C = torch.empty(2, num, 1, 2 * half)
-        self._library.heddle_angles(
+        self.library.heddle_angles(
             frequencies.data_ptr(),
             half,
             magnitude,
@@ -154,27 +153,46 @@ class Routes(NamedTuple):
     """What is said of each token's experts (float32, tokens by experts), and room for the choice.
 
     See `heddle.model.router`: the first two are `Routing`'s, `chosen_3LTE` becomes the parts of a
-    `Choice` in each of L layers.
+    `Choice` in each of L layers. Widths of a token's experts are added to `channels_T`.
     """
 
     log_prior_TE: Tensor
     bias_TE: Tensor
     chosen_3LTE: Tensor
+    channels_T: Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
-class Span:
+class Span(NamedTuple):
     """Rows `start` to `end` - 1 of a step: tokens of one sequence.
 
     `page_P` (int64) are the sequence's pages, in order; `own`, in a later loop, the loop's own of
-    the blocks from `first_block` on that the tokens are in.
+    `block`, which the tokens are in.
     """
 
     start: int
     end: int
     page_P: Tensor
-    own: Sequence[OwnPage] = ()
-    first_block: int = 0
+    own: OwnPage | None = None
+    block: int = 0
+
+
+class Spans:
+    """A step's sequences, as the kernels take them."""
+
+    def __init__(self, spans: Sequence[Span]):
+        self._kept = spans
+        self.structs = (SequenceStruct * len(spans))(
+            *(
+                SequenceStruct(
+                    start,
+                    end,
+                    page_P.data_ptr(),
+                    None if own is None else ctypes.addressof(own.structs),
+                    block,
+                )
+                for start, end, page_P, own, block in spans
+            )
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,9 +207,23 @@ class Tokens:
     sin_TC: Tensor
     position_T: Tensor
     place_T: Tensor | None
-    spans: Sequence[Span]
+    spans: Spans
     page_tokens: int
     block_tokens: int = 0
+
+    def struct(self, cache_kind: int) -> StepStruct:
+        """Return the step as the kernels take it, over a cache of some kind."""
+        sequences = self.spans.structs
+        return StepStruct(
+            len(self.position_T),
+            len(sequences),
+            self.page_tokens,
+            cache_kind,
+            self.block_tokens,
+            0,
+            *map(address, (self.cos_TC, self.sin_TC, self.position_T, self.place_T)),
+            ctypes.addressof(sequences),
+        )
 
 
 class Stretch:
@@ -212,8 +244,8 @@ class Stretch:
         shape = ShapeStruct(
             first.qkv.cols, num_heads, num_kv_heads, head_width, first.down.cols, norm_eps
         )
-        self._kernels = kernels
-        self._library = kernels._library
+        self.kernels = kernels
+        self._library = kernels.library
         self._weights = layers
         self._caches: tuple[Sequence[LayerCache], Any] | None = None
         self._experts = [experts_struct(layer.experts) for layer in layers]
@@ -221,13 +253,13 @@ class Stretch:
             *(layer_struct(*each) for each in zip(layers, self._experts, strict=True))
         )
         self._memory = None if memory is None else memory_struct(memory)
-        self._stretch = self._library.heddle_stretch(
-            shape, None if self._memory is None else self._memory[0], kernels._pool
+        self.native = self._library.heddle_stretch(
+            shape, None if self._memory is None else self._memory[0], kernels.pool
         )
-        assert self._stretch is not None, f"{memory} contradicts itself"
+        assert self.native is not None, f"{memory} contradicts itself"
 
     def __del__(self):
-        self._library.heddle_stretch_free(self._stretch)
+        self._library.heddle_stretch_free(self.native)
 
     @property
     def num_layers(self) -> int:
@@ -242,45 +274,34 @@ class Stretch:
         *,
         layers: range,
         routes: Routes | None = None,
-        loras: Loras | None = None,
     ) -> None:
         """Bring `x_TD` through some layers, in place, and write keys and values to the cache.
 
-        `caches` has all layers'. Experts are mixed in if `routes` are given; `loras` are those of a
-        later loop.
+        `caches` has all layers'. Experts are mixed in if `routes` are given.
         """
-        sequences = [_sequence(span) for span in tokens.spans]
-        array = (SequenceStruct * len(sequences))(*(found for found, _ in sequences))
-        step = StepStruct(
-            len(x_TD),
-            len(array),
-            tokens.page_tokens,
-            _CACHE_KINDS[caches[0].k.dtype],
-            tokens.block_tokens,
-            0,
-            *map(address, (tokens.cos_TC, tokens.sin_TC, tokens.position_T, tokens.place_T)),
-            ctypes.addressof(array),
-        )
+        passed = self.passed(tokens, caches, layers=layers, routes=routes)
+        self._library.heddle_run(self.native, *passed, x_TD.data_ptr())
+
+    def passed(
+        self,
+        tokens: Tokens,
+        caches: Sequence[LayerCache],
+        *,
+        layers: range,
+        routes: Routes | None = None,
+        loras: Loras | None = None,
+    ) -> tuple[Any, ...]:
+        """Return what a call that runs some layers is told of them and of a step."""
         if self._caches is None or self._caches[0] is not caches:  # the same from step to step
             self._caches = (caches, _caches(caches))
-        self._library.heddle_run(
-            self._stretch,
+        return (
             ctypes.byref(self._layers, layers.start * ctypes.sizeof(LayerStruct)),
             None if loras is None else loras.structs,
             len(layers),
-            step,
-            x_TD.data_ptr(),
+            tokens.struct(_CACHE_KINDS[caches[0].k.dtype]),
             ctypes.byref(self._caches[1][0], layers.start * ctypes.sizeof(LayerCacheStruct)),
-            None if routes is None else _routings(routes),
+            routes and _routing(routes),
         )
-
-
-def _sequence(span: Span) -> tuple[SequenceStruct, Any]:
-    """Return the struct, and the array that it points to."""
-    own = (OwnStruct * len(span.own))(*(OwnStruct(*map(address, page)) for page in span.own))
-    first_own = ctypes.addressof(own) if span.own else None
-    pages = span.page_P.data_ptr()
-    return SequenceStruct(span.start, span.end, pages, first_own, span.first_block), own
 
 
 def _caches(caches: Sequence[LayerCache]) -> tuple[Any, Any]:
@@ -295,15 +316,11 @@ def _caches(caches: Sequence[LayerCache]) -> tuple[Any, Any]:
     return array, slots
 
 
-def _routings(routes: Routes) -> Any:
-    """Return an array with the addresses of what is said of each layer's experts."""
-    chosen_3LTE = routes.chosen_3LTE
-    num_layers = chosen_3LTE.shape[1]
-    said = address(routes.log_prior_TE), address(routes.bias_TE)
-    first, step = chosen_3LTE.data_ptr(), chosen_3LTE.stride(1) * chosen_3LTE.itemsize
-    return (RoutingStruct * num_layers)(
-        *(
-            RoutingStruct(*said, *(first + (part * num_layers + i) * step for part in range(3)))
-            for i in range(num_layers)
-        )
+def _routing(routes: Routes) -> RoutingStruct:
+    chosen, num_bytes = routes.chosen_3LTE.data_ptr(), routes.chosen_3LTE.nbytes // 3
+    return RoutingStruct(
+        routes.log_prior_TE.data_ptr(),
+        routes.bias_TE.data_ptr(),
+        *range(chosen, chosen + 3 * num_bytes, num_bytes),
+        routes.channels_T.data_ptr(),
     )

@@ -58,8 +58,12 @@ class MemoryStruct(Structure):
         ("window_blocks", c_int32),
         ("paged_blocks", c_int32),
         ("num_tiers", c_int32),
-        ("reserved", c_int32),
+        ("index_ratio", c_int32),
         ("tiers", c_void_p),
+        ("distance_blocks", c_int64),
+        ("index_cos", c_void_p),
+        ("index_sin", c_void_p),
+        ("frequencies", c_void_p),
     ]
 
 
@@ -108,6 +112,7 @@ class ExpertsStruct(Structure):
         ("mass", c_float),
         ("prior", c_float),
         ("scores", c_void_p),
+        ("widths", c_void_p),
         ("balance", c_void_p),
         ("experts", c_void_p),
     ]
@@ -122,6 +127,50 @@ class RoutingStruct(Structure):
         ("logits", c_void_p),
         ("probability", c_void_p),
         ("weight", c_void_p),
+        ("channels", c_void_p),
+    ]
+
+
+class ThinkStruct(Structure):
+    """`Think` of `native/think.h`."""
+
+    _fields_ = [
+        ("mix_norm", c_void_p),
+        ("steps", c_void_p),
+        ("read_norm", c_void_p),
+        ("mix", LoraStruct),
+        ("gate", MatrixStruct),
+        ("read", MatrixStruct),
+        ("mix_eps", c_float),
+        ("read_eps", c_float),
+    ]
+
+
+class GateStruct(Structure):
+    """`Gate` of `native/gate.h`."""
+
+    _fields_ = [
+        ("norm", c_void_p),
+        ("context", MatrixStruct),
+        ("clusters", MatrixStruct),
+        ("eps", c_float),
+        ("decay", c_float),
+        ("temperature", c_float),
+        ("num_experts", c_int32),
+        ("cluster", c_void_p),
+        ("price", c_void_p),
+    ]
+
+
+class PastStruct(Structure):
+    """`Past` of `native/gate.h`."""
+
+    _fields_ = [
+        ("sequences", c_void_p),
+        ("positions", c_void_p),
+        ("num_sequences", c_int32),
+        ("page_tokens", c_int32),
+        ("mean", c_void_p),
     ]
 
 
@@ -188,18 +237,29 @@ def library(instruction_set: str) -> ctypes.CDLL | None:
 
 
 def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    # A stretch or a thinking block, layers, adapters, how many; step, caches, routing.
+    run = [
+        *(c_void_p, c_void_p, c_void_p, c_int32),
+        *(POINTER(StepStruct), c_void_p, POINTER(RoutingStruct)),
+    ]
     signatures = {
         "heddle_best": (c_char_p, []),
         "heddle_pool": (c_void_p, [c_int32]),
         "heddle_pool_free": (None, [c_void_p]),
         "heddle_stretch": (c_void_p, [POINTER(ShapeStruct), POINTER(MemoryStruct), c_void_p]),
         "heddle_stretch_free": (None, [c_void_p]),
-        "heddle_run": (
+        "heddle_run": (None, [*run, c_void_p]),
+        "heddle_thinking": (c_void_p, [POINTER(ThinkStruct), c_void_p, c_void_p]),
+        "heddle_thinking_free": (None, [c_void_p]),
+        "heddle_read": (None, [c_void_p, c_void_p, c_int32, c_void_p]),
+        "heddle_again": (None, [*run, c_int32, c_void_p, c_void_p, c_void_p]),
+        "heddle_gate": (
             None,
-            [
-                *(c_void_p, c_void_p, c_void_p, c_int32),  # stretch, layers, adapters, how many
-                *(POINTER(StepStruct), c_void_p, c_void_p, c_void_p),  # step, x, caches, routing
-            ],
+            [c_void_p, POINTER(GateStruct), POINTER(PastStruct), c_void_p, c_int32, c_void_p],
+        ),
+        "heddle_tell": (
+            None,
+            [POINTER(GateStruct), c_void_p, c_void_p, c_int32, c_void_p, c_void_p],
         ),
         "heddle_product": (None, [c_void_p, POINTER(MatrixStruct), c_void_p, c_int32, c_void_p]),
         "heddle_normalise": (None, [c_void_p, c_void_p, c_int32, c_int32, c_float, c_void_p]),

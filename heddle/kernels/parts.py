@@ -35,7 +35,7 @@ class Matrix:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertWeights:
-    """A router and its experts: `scores_ED`, `balance_E` (float32), and by expert two matrices.
+    """A router and its experts: vectors and scores (float32), and by expert two matrices.
 
     `experts` holds (gates and ups `turn_by_turn`, down); the one that does nothing has None.
     """
@@ -44,6 +44,7 @@ class ExpertWeights:
     mass: float
     prior: float
     scores_ED: Tensor
+    widths_E: Tensor
     balance_E: Tensor
     experts: tuple[tuple[Matrix, Matrix] | None, ...]
 
@@ -64,6 +65,20 @@ class SlotTier(NamedTuple):
     sin: Tensor
 
 
+class Index(NamedTuple):
+    """How blocks are found that are read exactly: a key for every `ratio` tokens.
+
+    `cos` and `sin` turn these to a key's centre. Blocks beyond `distance_blocks` are read as if
+    they were so old.
+    """
+
+    ratio: int
+    cos: Tensor
+    sin: Tensor
+    frequencies: Tensor
+    distance_blocks: int | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class SlotMemory:
     """How layers see what is old; see `heddle.model.config.MemoryConfig`."""
@@ -73,6 +88,7 @@ class SlotMemory:
     window_blocks: int
     paged_blocks: int
     tiers: Sequence[SlotTier]
+    index: Index | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +124,7 @@ def experts_struct(weights: ExpertWeights | None) -> tuple[ExpertsStruct, Any] |
         weights.mass,
         weights.prior,
         address(weights.scores_ED),
+        address(weights.widths_E),
         address(weights.balance_E),
         ctypes.addressof(array),
     )
@@ -144,13 +161,21 @@ def memory_struct(memory: SlotMemory) -> tuple[MemoryStruct, Any]:
             for tier in memory.tiers
         )
     )
+    index = memory.index
+    distance_blocks = None if index is None else index.distance_blocks
     found = MemoryStruct(
         memory.block_tokens,
         memory.sink_tokens,
         memory.window_blocks,
         memory.paged_blocks,
         len(tiers),
-        0,
+        0 if index is None else index.ratio,
         ctypes.addressof(tiers),
+        _ALL_BLOCKS if distance_blocks is None else distance_blocks,
+        *(
+            (None,) * 3
+            if index is None
+            else map(address, (index.cos, index.sin, index.frequencies))
+        ),
     )
     return found, (tiers, memory)

@@ -9,18 +9,16 @@ from torch import Tensor
 from heddle.kernels.packing import GROUP, PackedMatrix
 
 
-def rounded(x_ND: Tensor, *, planes: int) -> Tensor:
-    """Return rows as the kernels round them: each group of 32 to 127 steps of its own.
+def rounded(x_ND: Tensor) -> Tensor:
+    """Return rows as the kernels round them: groups of 32 to 127 * 256 steps of their own each.
 
-    With two planes what is left is rounded once more.
+    A number of steps is 256 times a high part plus a low one, which is not below -127.
     """
     groups = x_ND.unflatten(1, (-1, GROUP))
-    scale = groups.abs().amax(-1, keepdim=True) / 127
-    inverse = torch.where(scale > 1e-30, 1 / scale, 0)
-    near = (groups * inverse).round() * scale
-    if planes == 2:
-        near = near + rounded((groups - near).flatten(1), planes=1).view_as(near)
-    return near.flatten(1)
+    scale = groups.abs().amax(-1, keepdim=True) / (127 * 256)
+    steps = (groups * torch.where(scale > 1e-30, 1 / scale, 0)).round()
+    high = 256 * torch.floor((steps + 128) / 256)
+    return (scale * (high + (steps - high).clamp(min=-127))).flatten(1)
 
 
 def numbers(matrix: PackedMatrix) -> Tensor:
@@ -39,6 +37,6 @@ def numbers(matrix: PackedMatrix) -> Tensor:
     return w.flatten(2).flatten(0, 1)[: matrix.rows]
 
 
-def product(matrix: PackedMatrix, x_ND: Tensor, *, planes: int) -> Tensor:
+def product(matrix: PackedMatrix, x_ND: Tensor) -> Tensor:
     """Return each row of `x_ND` times the matrix, in float64."""
-    return rounded(x_ND, planes=planes).double() @ numbers(matrix).double().T
+    return rounded(x_ND).double() @ numbers(matrix).double().T

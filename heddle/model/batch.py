@@ -58,10 +58,10 @@ class Packed(NamedTuple):
 class Trace(NamedTuple):
     """How an adaptive network read each token.
 
-    `choices` has an entry a layer with experts, in the order of computation; those of later loops
-    cover the tokens that still thought. The logits say whether the first loop will get the next
-    token wrong, and whether more loops would leave the answer as it is. `states` are the
-    thinking block's.
+    `choices` has an entry a layer with experts, or for layers that ran as one, in the order of
+    computation; those of later loops cover the tokens that still thought. The logits say whether
+    the first loop will get the next token wrong, and whether more loops would leave the answer as
+    it is. `states` are the thinking block's.
     """
 
     cluster_TG: Tensor | None = None

@@ -146,9 +146,13 @@ class MemoryConfig:
         block_tokens: tokens of an aligned block.
         sink_tokens: the first tokens of a sequence, always exact.
         window_blocks: blocks that are exact, the current one included.
-        tiers: finest first; the last one has no end.
+        tiers: finest first; the last one has no end, unless an index leads further back.
         paged_blocks: old blocks that each token reads exactly, in every layer, in place of their
             slots: those whose slots draw most of its attention.
+        index_ratio: with it blocks are chosen by keys of their own instead, one for so many tokens,
+            that say nothing of distance; see `paging`. None: by their slots.
+        distance_blocks: blocks that are older are read as if they were so old, their tokens in
+            order: so far a base has seen. Slots must end before that. None: as old as they are.
         max_slots: of one sequence as long as the model's context.
     """
 
@@ -157,6 +161,8 @@ class MemoryConfig:
     window_blocks: int = 16
     tiers: tuple[Tier, ...] = (Tier(4, 4096), Tier(16, 8192), Tier(64, None))
     paged_blocks: int = 0
+    index_ratio: int | None = None
+    distance_blocks: int | None = None
     max_slots: int = 128 * 1024
 
     def __post_init__(self):
@@ -169,16 +175,44 @@ class MemoryConfig:
                 f"sink_tokens ({self.sink_tokens}) must fit in a block of {self.block_tokens}"
             )
         unbounded = [place for place, tier in enumerate(self.tiers) if tier.blocks is None]
-        if unbounded != [len(self.tiers) - 1]:
+        if self.index_ratio is None and unbounded != [len(self.tiers) - 1]:
             raise ConfigError("the last tier, and only the last, must have blocks None")
+        if unbounded not in ([], [len(self.tiers) - 1]):
+            raise ConfigError("no tier but the last may have blocks None")
         if any(tier.ratio < 1 or self.block_tokens % tier.ratio for tier in self.tiers):
             raise ConfigError(f"each tier's ratio must divide block_tokens ({self.block_tokens})")
         if self.paged_blocks < 0:
             raise ConfigError(f"paged_blocks must not be negative, not {self.paged_blocks}")
+        if self.index_ratio is not None:
+            self._check_index(self.index_ratio)
+        if self.distance_blocks is not None:
+            self._check_distance(self.distance_blocks)
+
+    def _check_index(self, ratio: int) -> None:
+        if ratio < 1 or self.block_tokens % ratio:
+            raise ConfigError(f"index_ratio must divide block_tokens ({self.block_tokens})")
+        if self.paged_blocks == 0:
+            raise ConfigError("index_ratio chooses pages: paged_blocks must be at least 1")
+
+    def _check_distance(self, blocks: int) -> None:
+        last = self.window_blocks - 1
+        for tier in self.tiers:
+            if tier.blocks is None:
+                raise ConfigError("distance_blocks needs tiers that end: give each its blocks")
+            last += tier.blocks
+        if self.index_ratio is None or blocks < last:
+            raise ConfigError(
+                f"distance_blocks needs an index_ratio, and window and tiers within it: it must be "
+                f"at least {last}, not {blocks}"
+            )
+
+    def num_old(self, block: int) -> int:
+        """Return how many blocks a token of `block` reads exactly only where they are paged in."""
+        return max(0, block + 1 - self.window_blocks)
 
     def summarised(self, block: int) -> tuple[tuple[int, int], ...]:
         """Return which blocks, (first, end), a token of `block` sees through each tier's slots."""
-        ranges, end = [], max(0, block + 1 - self.window_blocks)
+        ranges, end = [], self.num_old(block)
         for tier in self.tiers:
             first = 0 if tier.blocks is None else max(0, end - tier.blocks)
             ranges.append((first, end))
@@ -187,13 +221,13 @@ class MemoryConfig:
 
     def num_slots(self, num_tokens: int) -> int:
         """Return the slots that a sequence's last token holds; a paged token fills one too."""
-        ranges = self.summarised((num_tokens - 1) // self.block_tokens)
+        block = (num_tokens - 1) // self.block_tokens
+        ranges = self.summarised(block)
         summaries = sum(
             (end - first) * (self.block_tokens // tier.ratio)
             for tier, (first, end) in zip(self.tiers, ranges, strict=True)
         )
-        num_old = ranges[0][1]
-        return summaries + min(self.paged_blocks, num_old) * self.block_tokens
+        return summaries + min(self.paged_blocks, self.num_old(block)) * self.block_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -117,6 +117,7 @@ def keys_attended(config: ModelConfig, *, first: int, num: int) -> int:
 
     Without memory those are all tokens up to themselves; with it sinks, exact window, slots and
     pages. Slots whose pages are read instead count too: they were looked at in order to choose.
+    So do an index's keys, by halves, for they have no values.
     """
     end = first + num
     if config.memory is None:
@@ -126,6 +127,8 @@ def keys_attended(config: ModelConfig, *, first: int, num: int) -> int:
         low, high = max(first, block * size), min(end, (block + 1) * size)
         window = max(0, block + 1 - config.memory.window_blocks) * size
         shared = config.memory.num_slots(high) + (config.memory.sink_tokens if window else 0)
+        if config.memory.index_ratio:
+            shared += window // config.memory.index_ratio // 2
         total += (high * (high + 1) - low * (low + 1)) // 2 + (high - low) * (shared - window)
     return total
 

@@ -9,11 +9,12 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from heddle.model.config import MemoryConfig
 from heddle.model.groups import Group, groups
-from heddle.model.paging import choose_pages
+from heddle.model.paging import choose_by_index, choose_pages
+from heddle.model.rope import moved
 from heddle.model.slots import Pooler, sees_exactly, sees_summarised
 
 _SCAN_TOKENS = 64
@@ -75,7 +76,9 @@ class _Seen(NamedTuple):
     """What a group's tokens, from `first` on, see besides their later loops: L tokens, then slots.
 
     `mask_TL` is added to logits; None is plain causality. `block_L` numbers the block of each token
-    and slot.
+    and slot. `page_TL` says which stand for a block that is paged in. Where blocks are further away
+    than distances go, `num_far` of their tokens stand behind the slots once more, turned as if
+    their block were the first: channels are then twice as many, zero for these or for all others.
     """
 
     first: int
@@ -83,6 +86,9 @@ class _Seen(NamedTuple):
     v_SLKC: Tensor
     mask_TL: Tensor | None = None
     block_L: Tensor | None = None
+    page_TL: Tensor | None = None
+    index_SMKC: Tensor | None = None
+    num_far: int = 0
 
 
 class WholeSequences:
@@ -109,6 +115,7 @@ class WholeSequences:
         self._newest: dict[int, KeysValues] = {}
         self._seen: dict[int, list[_Seen]] = {}
         self._masks: dict[tuple[int, int], list[Tensor]] = {}
+        self._frequencies: Tensor | None = None
 
     def attend(
         self, layer: int, q_THC: Tensor, k_TKC: Tensor, v_TKC: Tensor, pooler: Pooler | None = None
@@ -123,6 +130,7 @@ class WholeSequences:
             if group.first or seen.mask_TL is not None:
                 position_T = torch.arange(group.first, group.until, device=q_THC.device)
                 mask = self._mask(seen, q_STHC, position_T)
+                q_STHC = self._with_far(seen, q_STHC, position_T)
             out_STHC = attention(
                 q_STHC, seen.k_SLKC, seen.v_SLKC, mask=mask, is_causal=mask is None
             )
@@ -203,23 +211,20 @@ class WholeSequences:
         num_seqs, length = k_STKC.shape[:2]
         if self._config is None or pooler is None:
             return _Seen(group.first, k_STKC, v_STKC)
-        ranges = self._config.summarised((length - 1) // self._config.block_tokens)
-        if ranges[0][1] == 0:
+        config, last = self._config, (length - 1) // self._config.block_tokens
+        if config.num_old(last) == 0:
             return _Seen(group.first, k_STKC, v_STKC)
+        self._frequencies = pooler.frequencies
         here = (group.first, length)
         if here not in self._masks:
-            self._masks[here] = _visibility(self._config, *here, k_STKC.device)
+            self._masks[here] = _visibility(config, *here, k_STKC.device)
         k_parts, v_parts = [k_STKC], [v_STKC]
         mask_parts = [additive(self._masks[here][0], k_STKC.dtype)]
-        block_parts = [torch.arange(length, device=k_STKC.device) // self._config.block_tokens]
-        for tier, (_, end) in enumerate(ranges):
+        block_parts = [torch.arange(length, device=k_STKC.device) // config.block_tokens]
+        for tier, (_, end) in enumerate(config.summarised(last)):
             if end == 0:
                 break
-            size = end * self._config.block_tokens
-            k_BNKC, v_BNKC = (
-                x[:, :size].reshape(num_seqs * end, -1, *x.shape[2:]) for x in (k_STKC, v_STKC)
-            )
-            block_B = torch.arange(end, device=k_STKC.device).repeat(num_seqs)
+            k_BNKC, v_BNKC, block_B = self._blocks(k_STKC, v_STKC, end)
             slots = pooler(k_BNKC, v_BNKC, block_B, tier=tier)
             for found, into in ((slots.k_BMKC, k_parts), (slots.v_BMKC, v_parts)):
                 into.append(found.reshape(num_seqs, -1, *found.shape[2:]))
@@ -227,45 +232,107 @@ class WholeSequences:
             block_parts.append(block_B[:end].repeat_interleave(slots.k_BMKC.shape[1]))
             mask_parts.append(additive(self._masks[here][tier + 1], k_STKC.dtype) + bias_M)
         mask_TL = torch.cat(mask_parts, dim=1).to(k_STKC.dtype)
-        return _Seen(
+        seen = _Seen(
             group.first,
             torch.cat(k_parts, dim=1),
             torch.cat(v_parts, dim=1),
             mask_TL,
             torch.cat(block_parts),
+            (torch.arange(mask_TL.shape[1], device=mask_TL.device) < length).expand_as(mask_TL),
         )
+        if config.index_ratio is None:
+            return seen
+        old = self._blocks(k_STKC, v_STKC, config.num_old(last))
+        index_SMKC = pooler.index(*old).reshape(num_seqs, -1, *k_STKC.shape[2:])
+        return self._add_far(seen._replace(index_SMKC=index_SMKC), pooler.frequencies)
+
+    def _blocks(self, k_STKC: Tensor, v_STKC: Tensor, num: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return keys and values of each sequence's first blocks, and the blocks' numbers."""
+        assert self._config is not None, "there are summaries"
+        num_seqs, size = len(k_STKC), num * self._config.block_tokens
+        k_BNKC, v_BNKC = (
+            x[:, :size].reshape(num_seqs * num, -1, *x.shape[2:]) for x in (k_STKC, v_STKC)
+        )
+        return k_BNKC, v_BNKC, torch.arange(num, device=k_STKC.device).repeat(num_seqs)
+
+    def _add_far(self, seen: _Seen, frequencies: Tensor) -> _Seen:
+        """Let tokens of blocks that are further away than distances go be seen without theirs."""
+        config, block_L, mask_TL, page_TL = self._config, seen.block_L, seen.mask_TL, seen.page_TL
+        assert config is not None and block_L is not None
+        assert mask_TL is not None and page_TL is not None
+        query_T = torch.arange(seen.first, seen.first + len(mask_TL), device=block_L.device)
+        block_T = query_T // config.block_tokens
+        if config.distance_blocks is None or block_T[-1] <= config.distance_blocks:
+            return seen
+        num_far = int(block_T[-1] - config.distance_blocks) * config.block_tokens
+        is_far_TL = block_T[:, None] - block_L > config.distance_blocks
+        back_F = -block_L[:num_far] * config.block_tokens
+        far_SFKC = torch.stack([moved(k[:num_far], back_F, frequencies) for k in seen.k_SLKC])
+        width = far_SFKC.shape[-1]
+        never = torch.full_like(mask_TL[:, :num_far], -torch.inf)
+        far_TF, is_far_TF = mask_TL[:, :num_far], is_far_TL[:, :num_far]
+        nowhere_TL = mask_TL.masked_fill(is_far_TL & page_TL, -torch.inf)
+        return seen._replace(
+            k_SLKC=torch.cat([pad(seen.k_SLKC, (0, width)), pad(far_SFKC, (width, 0))], dim=1),
+            v_SLKC=torch.cat([seen.v_SLKC, seen.v_SLKC[:, :num_far]], dim=1),
+            mask_TL=torch.cat([nowhere_TL, torch.where(is_far_TF, far_TF, never)], dim=1),
+            block_L=torch.cat([block_L, block_L[:num_far]]),
+            page_TL=torch.cat([page_TL & ~is_far_TL, is_far_TF], dim=1),
+            num_far=num_far,
+        )
+
+    def _with_far(self, seen: _Seen, q_SNHC: Tensor, position_N: Tensor) -> Tensor:
+        """Return queries of twice the channels: what keys of far blocks meet stands behind."""
+        config = self._config
+        if seen.num_far == 0 or config is None or config.distance_blocks is None:
+            return q_SNHC
+        assert self._frequencies is not None, "`attend` has kept them"
+        back_N = (config.distance_blocks - position_N // config.block_tokens) * config.block_tokens
+        far_SNHC = torch.stack([moved(q_NHC, back_N, self._frequencies) for q_NHC in q_SNHC])
+        return torch.cat([q_SNHC, far_SNHC], dim=-1)
 
     def _mask(self, seen: _Seen, q_SNHC: Tensor, position_N: Tensor) -> Tensor:
         """Return what queries at some positions see of it."""
         if seen.mask_TL is None:
             key_L = torch.arange(seen.k_SLKC.shape[1], device=position_N.device)
             return key_L <= position_N[:, None]
-        return self._page_in(seen, q_SNHC, seen.mask_TL[position_N - seen.first])
+        return self._page_in(seen, q_SNHC, position_N)
 
-    def _page_in(self, seen: _Seen, q_SNHC: Tensor, mask_NL: Tensor) -> Tensor:
+    def _page_in(self, seen: _Seen, q_SNHC: Tensor, position_N: Tensor) -> Tensor:
         """Return the mask of queries that read some old blocks exactly, in place of their slots."""
-        paged_blocks = self._config.paged_blocks if self._config else 0
-        if paged_blocks == 0 or seen.mask_TL is None or seen.block_L is None:
+        config = self._config
+        assert config is not None and seen.mask_TL is not None
+        mask_NL = seen.mask_TL[position_N - seen.first]
+        if config.paged_blocks == 0 or seen.block_L is None or seen.page_TL is None:
             return mask_NL
-        num_tokens = seen.first + len(seen.mask_TL)
-        is_token_L = torch.arange(len(seen.block_L), device=mask_NL.device) < num_tokens
-        chosen_SNB = choose_pages(
-            q_SNHC,
-            seen.k_SLKC,
-            mask_NL,
-            seen.block_L[~is_token_L],
-            num_blocks=int(seen.block_L.max()) + 1,
-            paged_blocks=paged_blocks,
-        )
+        num_blocks = int(seen.block_L.max()) + 1
+        if seen.index_SMKC is None:
+            num_tokens = seen.first + len(seen.mask_TL)
+            chosen_SNB = choose_pages(
+                q_SNHC,
+                seen.k_SLKC,
+                mask_NL,
+                seen.block_L[num_tokens:],
+                num_blocks=num_blocks,
+                paged_blocks=config.paged_blocks,
+            )
+        else:
+            assert self._frequencies is not None, "`attend` has kept them"
+            chosen_SNB = choose_by_index(
+                config, q_SNHC, seen.index_SMKC, position_N, self._frequencies
+            )
+            chosen_SNB = pad(chosen_SNB, (0, num_blocks - chosen_SNB.shape[-1]))
         chosen_SNL = chosen_SNB.index_select(-1, seen.block_L)
-        return torch.where(chosen_SNL, additive(is_token_L, mask_NL.dtype), mask_NL)[:, None]
+        page_NL = additive(seen.page_TL[position_N - seen.first], mask_NL.dtype)
+        return torch.where(chosen_SNL, page_NL, mask_NL)[:, None]
 
     def _attend_again(
         self, seen: _Seen, q_SNHC: Tensor, k_SNKC: Tensor, v_SNKC: Tensor, position_N: Tensor
     ) -> Tensor:
         first_NL = self._mask(seen, q_SNHC, position_N)
+        k_SNKC = pad(k_SNKC, (0, seen.k_SLKC.shape[-1] - k_SNKC.shape[-1]))
         return attention(
-            q_SNHC,
+            self._with_far(seen, q_SNHC, position_N),
             torch.cat([seen.k_SLKC, k_SNKC], dim=1),
             torch.cat([seen.v_SLKC, v_SNKC], dim=1),
             mask=with_own_block(first_NL, position_N, position_N, self._block_tokens),
@@ -282,7 +349,8 @@ def attention(
 ) -> Tensor:
     """Attend with T queries over L keys; `mask`: true where a query may look, or added to logits.
 
-    It is (T, L), or (S, 1, T, L) where sequences differ.
+    Logits are scaled by the width of values, since keys may have theirs twice. The mask is (T, L),
+    or (S, 1, T, L) where sequences differ.
     """
     out_SHTC = scaled_dot_product_attention(
         q_STHC.transpose(1, 2),
@@ -290,6 +358,7 @@ def attention(
         v_SLKC.transpose(1, 2),
         attn_mask=mask,
         is_causal=is_causal,
+        scale=v_SLKC.shape[-1] ** -0.5,
         enable_gqa=True,
     )
     return out_SHTC.transpose(1, 2)

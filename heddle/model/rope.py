@@ -56,6 +56,11 @@ def rotate(x_TXC: Tensor, angles: Angles) -> Tensor:
     return torch.addcmul(x_TXC * angles.cos_T1C, swapped_TXC, angles.sin_T1C)
 
 
+def moved(x_TXC: Tensor, tokens_T: Tensor, frequencies: Tensor) -> Tensor:
+    """Return rotated queries or keys as they would be so many tokens further on."""
+    return rotate(x_TXC, angles_at(tokens_T, frequencies, x_TXC.dtype))
+
+
 def inverse_wavelengths(config: RopeConfig, *, head_width: int) -> tuple[Tensor, float]:
     """Return the C/2 rotation speeds and the factor that YaRN puts on queries and keys (else 1)."""
     # On the CPU even while a network is built on the meta device: these are values, not weights.

@@ -34,11 +34,16 @@ class Routing(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A layer's router: experts' logits and probabilities, mixing weights, 0 if not chosen."""
+    """A layer's router: experts' logits and probabilities, mixing weights, 0 if not chosen.
+
+    Of layers that ran as one it is what all of them chose, (layers, tokens, experts), and may have
+    the widths of a token's experts added up.
+    """
 
     logits_TE: Tensor
     probability_TE: Tensor
     weight_TE: Tensor
+    channels_T1: Tensor | None = None
 
 
 class Gate(nn.Module):

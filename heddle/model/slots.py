@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from heddle.model.config import MemoryConfig, ModelConfig
-from heddle.model.rope import Angles, angles_at, inverse_wavelengths, rotate
+from heddle.model.rope import Angles, angles_at, inverse_wavelengths, moved, rotate
 
 
 class Slots(NamedTuple):
@@ -45,9 +45,8 @@ class Pooler(nn.Module):
         frequencies, _ = inverse_wavelengths(config.rope, head_width=config.head_width)
         self.register_buffer("frequencies", frequencies, persistent=False)
 
-    def to_centre(self, tier: int, dtype: torch.dtype) -> Angles:
-        """Return the angles that turn the tokens of a tier's slot to its centre."""
-        size = self.memory.tiers[tier].ratio
+    def to_centre(self, size: int, dtype: torch.dtype) -> Angles:
+        """Return the angles that turn the tokens of a slot of so many to its centre."""
         offset_m = (size - 1) / 2 - torch.arange(size, device=self.frequencies.device)
         return angles_at(offset_m, self.frequencies, dtype)
 
@@ -57,8 +56,25 @@ class Pooler(nn.Module):
         Keys arrive rotated. The sequence's sinks, always read exactly, are left out.
         """
         size = self.memory.tiers[tier].ratio
+        k_BMKC, v_BMKC, counts_BM = self._pool(k_BNKC, v_BNKC, block_B, size)
+        return Slots(k_BMKC, v_BMKC, counts_BM.float().log() + self.mass[tier])
+
+    def index(self, k_BNKC: Tensor, v_BNKC: Tensor, block_B: Tensor) -> Tensor:
+        """Return the keys by which whole blocks are found, (B, M, K, C): see `paging`.
+
+        They are those that slots of `index_ratio` tokens would have if each block were the first.
+        """
+        assert self.memory.index_ratio is not None, "there is an index"
+        k_BMKC, *_ = self._pool(k_BNKC, v_BNKC, block_B, self.memory.index_ratio)
+        back_B = -block_B * self.memory.block_tokens
+        return moved(k_BMKC.flatten(1, 2), back_B, self.frequencies).view(k_BMKC.shape)
+
+    def _pool(
+        self, k_BNKC: Tensor, v_BNKC: Tensor, block_B: Tensor, size: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return keys and values of slots, and how many tokens each stands for."""
         k_BMmKC, v_BMmKC = (x.unflatten(1, (-1, size)) for x in (k_BNKC, v_BNKC))
-        k_BMmKC = rotate(k_BMmKC, self.to_centre(tier, k_BNKC.dtype))
+        k_BMmKC = rotate(k_BMmKC, self.to_centre(size, k_BNKC.dtype))
         place_N = torch.arange(k_BNKC.shape[1], device=k_BNKC.device)
         counts_BN = (block_B[:, None] > 0) | (place_N >= self.memory.sink_tokens)
         counts_BMm = counts_BN.unflatten(1, (-1, size))
@@ -70,7 +86,7 @@ class Pooler(nn.Module):
             torch.einsum("BNmK,BNmKC->BNKC", weight_BMmK, x_BMmKC)
             for weight_BMmK, x_BMmKC in zip(weight_2BMmK, (k_BMmKC, v_BMmKC), strict=True)
         )
-        return Slots(k_BMKC, v_BMKC, counts_BMm.sum(-1).float().log() + self.mass[tier])
+        return k_BMKC, v_BMKC, counts_BMm.sum(-1)
 
 
 def sees_exactly(memory: MemoryConfig, query_T: Tensor, key_L: Tensor) -> Tensor:

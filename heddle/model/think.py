@@ -68,13 +68,15 @@ class Think(nn.Module):
         # The largest of a number over processes that must run the same loops; alone, the number.
         self.agree: Callable[[int], int] = int
         self.patience = think.patience
-        self.num_layers, self.block_tokens = think.num_layers, think.block_tokens
+        self.block_tokens = think.block_tokens
 
     def forward(self, x_TD: Tensor, block: Block, context: Context, packed: Packed) -> Thought:
         ones_T = torch.ones_like(packed.position_T)
         depth = packed.depth or Depth(ones_T, torch.zeros_like(ones_T, dtype=torch.bool))
         deepest = self.agree(int(depth.max_T.max()))
-        rounds = self._rounds(packed, depth) if deepest > 1 else []
+        rounds = []
+        if deepest > 1:
+            rounds = rounds_of(packed, depth, block_tokens=self.block_tokens, agree=self.agree)
         if not rounds:
             return self._think(x_TD, block, context, depth, deepest)
         thoughts = [
@@ -83,28 +85,7 @@ class Think(nn.Module):
             )
             for rows in rounds
         ]
-        return self._together(thoughts, rounds)
-
-    def _rounds(self, packed: Packed, depth: Depth) -> list[Tensor]:
-        """Return the rows of each round, none if all go together.
-
-        Those of a sequence without loops are in the first.
-        """
-        round_T = torch.zeros_like(packed.position_T)
-        if len(packed.bounds_S1) <= len(round_T):  # some sequence brings several tokens
-            bounds_S1 = torch.tensor(packed.bounds_S1, device=round_T.device)
-            start_S, length_S = bounds_S1[:-1], bounds_S1.diff()
-            sequence_T = torch.arange(len(start_S), device=round_T.device)
-            sequence_T = sequence_T.repeat_interleave(length_S)
-            looped_T = (depth.max_T > 1).long()
-            num_looped_S = torch.zeros_like(start_S).index_add(0, sequence_T, looped_T)
-            block_T = packed.position_T // self.block_tokens
-            round_T = block_T - block_T[start_S][sequence_T]
-            round_T = torch.where(num_looped_S[sequence_T] > 0, round_T, 0)
-        num_rounds = self.agree(int(round_T.max()) + 1)
-        if num_rounds == 1:
-            return []
-        return [(round_T == number).nonzero()[:, 0] for number in range(num_rounds)]
+        return together(thoughts, rounds)
 
     def _think(
         self, x_TD: Tensor, block: Block, context: Context, depth: Depth, deepest: int
@@ -138,38 +119,6 @@ class Think(nn.Module):
         states = LoopStates(first_TD, before_TD, h_TD)
         return Thought(states, loops_T, hard_logit_T, settled_logit_T, choices)
 
-    def _together(self, thoughts: list[Thought], rounds: list[Tensor]) -> Thought:
-        """Return the thought of all tokens from those of each round's."""
-        order_T = torch.cat(rounds).argsort()
-
-        def whole(parts: tuple[Tensor, ...]) -> Tensor:
-            return torch.cat(parts).index_select(0, order_T)
-
-        states, *others, _ = zip(*thoughts, strict=True)
-        return Thought(
-            LoopStates(*map(whole, zip(*states, strict=True))),
-            *map(whole, others),
-            choices=self._choices_together(thoughts, rounds),
-        )
-
-    def _choices_together(self, thoughts: list[Thought], rounds: list[Tensor]) -> list[Choice]:
-        """Return one choice a layer and loop, of all tokens that went so deep, in their order."""
-        choices = []
-        for place in range(max(len(thought.choices) for thought in thoughts)):
-            loop = 1 + place // self.num_layers
-            rows, parts = zip(
-                *(
-                    (rows[thought.loops_T >= loop], thought.choices[place])
-                    for thought, rows in zip(thoughts, rounds, strict=True)
-                    if place < len(thought.choices)
-                ),
-                strict=True,
-            )
-            order_N = torch.cat(rows).argsort()
-            fields = (torch.cat(each).index_select(0, order_N) for each in zip(*parts, strict=True))
-            choices.append(Choice(*fields))
-        return choices
-
     def _loop(
         self, h_ND: Tensor, x_ND: Tensor, block: Block, context: Context
     ) -> tuple[Tensor, list[Choice]]:
@@ -183,6 +132,68 @@ class Think(nn.Module):
     def _read(self, h_TD: Tensor) -> tuple[Tensor, Tensor]:
         logits_T2 = self.read(self.read_norm(h_TD)).float()
         return logits_T2[:, 0], logits_T2[:, 1]
+
+
+def rounds_of(
+    packed: Packed, depth: Depth, *, block_tokens: int, agree: Callable[[int], int] = int
+) -> list[Tensor]:
+    """Return the rows of each round, none if all go together.
+
+    Those of a sequence without loops are in the first.
+    """
+    round_T = torch.zeros_like(packed.position_T)
+    if len(packed.bounds_S1) <= len(round_T):  # some sequence brings several tokens
+        bounds_S1 = torch.tensor(packed.bounds_S1, device=round_T.device)
+        start_S, length_S = bounds_S1[:-1], bounds_S1.diff()
+        sequence_T = torch.arange(len(start_S), device=round_T.device)
+        sequence_T = sequence_T.repeat_interleave(length_S)
+        looped_T = (depth.max_T > 1).long()
+        num_looped_S = torch.zeros_like(start_S).index_add(0, sequence_T, looped_T)
+        block_T = packed.position_T // block_tokens
+        round_T = block_T - block_T[start_S][sequence_T]
+        round_T = torch.where(num_looped_S[sequence_T] > 0, round_T, 0)
+    num_rounds = agree(int(round_T.max()) + 1)
+    if num_rounds == 1:
+        return []
+    return [(round_T == number).nonzero()[:, 0] for number in range(num_rounds)]
+
+
+def together(thoughts: list[Thought], rounds: list[Tensor]) -> Thought:
+    """Return the thought of all tokens from those of each round's."""
+    order_T = torch.cat(rounds).argsort()
+
+    def whole(parts: tuple[Tensor, ...]) -> Tensor:
+        return torch.cat(parts).index_select(0, order_T)
+
+    states, *others, _ = zip(*thoughts, strict=True)
+    return Thought(
+        LoopStates(*map(whole, zip(*states, strict=True))),
+        *map(whole, others),
+        choices=_choices_together(thoughts, rounds),
+    )
+
+
+def _choices_together(thoughts: list[Thought], rounds: list[Tensor]) -> list[Choice]:
+    """Return each choice, of all tokens that went so deep, in their order."""
+    choices = []
+    num_a_loop = len(thoughts[0].choices) // int(thoughts[0].loops_T.max())
+    for place in range(max(len(thought.choices) for thought in thoughts)):
+        loop = 1 + place // num_a_loop
+        rows, parts = zip(
+            *(
+                (rows[thought.loops_T >= loop], thought.choices[place])
+                for thought, rows in zip(thoughts, rounds, strict=True)
+                if place < len(thought.choices)
+            ),
+            strict=True,
+        )
+        order_N = torch.cat(rows).argsort()
+        *fields, channels = zip(*parts, strict=True)
+        whole = [torch.cat(each, dim=-2).index_select(-2, order_N) for each in fields]
+        if channels[0] is not None:
+            whole.append(torch.cat(channels).index_select(0, order_N))
+        choices.append(Choice(*whole))
+    return choices
 
 
 def _gradients(loops_left: int, depth: Depth) -> torch.set_grad_enabled:

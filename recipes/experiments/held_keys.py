@@ -65,7 +65,7 @@ def held(model: Transformer, token_T: Tensor) -> Held:
     with _Noted() as noted:
         segment = Segment(0, 1, last, numbers, later)
         model(_packed(token_T, last, last + 1), PagedMemory(pages, [segment]))
-    kept: Sequence[Tensor] = [*pages.k_LKC, *pages.v_LKC]
+    kept: Sequence[Tensor] = [*pages.k_LKC, *pages.v_LKC, *pages.index_PMKC]
     kept = [*kept, *(each for layer in pages.slots for slots in layer for each in slots)]
     return Held(tuple(noted.num_keys), noted.size_bytes, sum(each.nbytes for each in kept))
 

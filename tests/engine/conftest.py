@@ -9,7 +9,7 @@ from heddle.engine.config import EngineConfig
 from heddle.engine.engine import Engine
 from heddle.weights.checkpoint import open_checkpoint
 from tests.model.test_adaptive import lively
-from tests.model.test_memory import CONFIG, PAGED, forgetful
+from tests.model.test_memory import CONFIG, INDEXED, PAGED, forgetful
 from tests.tiny import save_tiny, tiny_config, tiny_model
 
 MODELS = {
@@ -18,6 +18,7 @@ MODELS = {
     "experts": lively(replace(CONFIG, memory=None)),
     "memory": forgetful(),
     "pages": forgetful(PAGED),
+    "index": forgetful(INDEXED),
 }
 
 

@@ -15,7 +15,7 @@ from tests.engine.conftest import MODELS
 from tests.model.test_adaptive import THINK
 from tests.tiny import save_tiny
 
-ADAPTIVE = ("loops", "experts", "memory", "pages")
+ADAPTIVE = ("loops", "experts", "memory", "pages", "index")
 DEEP, AUTO = Thinking(max_loops=3), Thinking(max_loops=4, is_automatic=True)
 STEER = (0.0, 2.0, -1.0, 0.5, 0.0)
 
@@ -58,7 +58,7 @@ def test_cached_is_uncached(engine_for, kind, thinking):
         assert_follows(kind, answer, thinking)
 
 
-@pytest.mark.parametrize("kind", ["experts", "memory", "pages"])
+@pytest.mark.parametrize("kind", ["experts", "memory", "pages", "index"])
 def test_chunks_prefixes_and_preemption_change_nothing(engine_for, kind):
     engine = engine_for(kind, cache_tokens=160, step_tokens=11, shared_step_tokens=7, max_running=6)
     shared = prompt(40)

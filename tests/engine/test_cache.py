@@ -45,6 +45,21 @@ def test_a_prefix_is_shared_only_within_its_variant():
     cache.check()
 
 
+def test_the_page_that_begins_most_like_what_is_asked():
+    cache = PageCache(num_pages=8, page_tokens=4)
+    first = fill(cache, list(range(4)))
+    short, long = fill(cache, [0, 1, 2, 3, 4, 9, 9, 9]), fill(cache, [0, 1, 2, 3, 4, 5, 9, 9])
+    parent = first[0]
+    assert short[0] == long[0] == parent
+    assert cache.find_start([4, 5, 6], parent=parent) == (long[1], 2)
+    assert cache.find_start([4], parent=parent)[1] == 1
+    assert cache.find_start([4, 9, 9, 9, 9], parent=parent) == (short[1], 4)
+    assert cache.find_start([0, 1, 7], parent=None) == (parent, 2)
+    assert cache.find_start([0, 1], parent=None, variant="deep") == (None, 0)
+    assert cache.find_start([9], parent=parent) == cache.find_start([], parent=parent) == (None, 0)
+    assert cache.find_start([1], parent=long[1]) == (None, 0)
+
+
 def test_new_pages_are_neighbours():
     cache = PageCache(num_pages=8, page_tokens=4)
     assert fill(cache, list(range(20))) == [0, 1, 2, 3, 4]

@@ -62,7 +62,8 @@ def test_after_prefix_hits(engine_for):
     again = {prompt: ask(engine, list(prompt)) for prompt in EXPECTED}
     for prompt, tokens in EXPECTED.items():
         assert again[prompt].tokens == tokens
-        assert again[prompt].finished.num_cached_tokens == (len(prompt) - 1) // 16 * 16
+        whole_pages = (len(prompt) + len(tokens) - 1) // 16 * 16  # the answer's are found, too
+        assert again[prompt].finished.num_cached_tokens == min(len(prompt) - 1, whole_pages)
 
 
 def test_after_preemption(engine_for):
@@ -88,6 +89,19 @@ def test_a_conversation_reuses_its_own_answer(engine_for):
     second = ask(engine, longer, 8)
     assert second.finished.num_cached_tokens >= len(prompt) + 32
     assert second.tokens == plain_greedy(longer, 8)
+
+
+def test_what_begins_as_a_page_does_goes_on_alone(engine_for):
+    """The page is copied, and what stands in it stays."""
+    engine = engine_for()
+    prompt = prompts(1, low=70, high=71)[0]
+    assert ask(engine, prompt, 20).tokens == plain_greedy(prompt, 20)
+    other = [*prompt[:69], (prompt[69] + 1) % 512, 7, 8]
+    for again in (other, prompt, other):
+        answer = ask(engine, again, 20)
+        assert answer.tokens == plain_greedy(again, 20)
+        assert answer.finished.num_cached_tokens >= 69
+    assert answer.finished.num_cached_tokens == len(other) - 1  # its own page is found by then
 
 
 def test_random_arrivals_and_cancels_leave_no_page_behind(engine_for):

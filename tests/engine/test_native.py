@@ -179,11 +179,11 @@ def adaptive(tmp_path_factory) -> Path:
     return upcycled(tmp_path_factory.mktemp("adaptive"))
 
 
-def upcycled(folder: Path) -> Path:
+def upcycled(folder: Path, *, has_fabric: bool = True) -> Path:
     """Write an upcycled network whose experts, gates and loops say something."""
     shape = replace(TINY, num_layers=4, width=96, num_heads=6)
     base = write_gguf(folder / "base.gguf", config=shape, format="Q4_1")
-    upcycle(str(base), folder / "delta")
+    upcycle(str(base), folder / "delta", has_fabric=has_fabric)
     for file in folder.glob("delta/*.safetensors"):
         random = torch.Generator().manual_seed(len(file.name))
         tensors = load_file(file)

@@ -54,6 +54,31 @@ MEMORIES = {
 WHOLE = [[160, 90]]
 CUTS = [[100, 7], [3, 1], [46, 0], [0, 56], *[[1, 1]] * 10, [1, 16]]
 PAGED = {name: replace(memory, paged_blocks=2) for name, memory in MEMORIES.items()}
+INDEXED = {
+    # Two keys of the index a block, the first of which stands for a single token.
+    "short index": replace(PAGED["short runs"], index_ratio=8),
+    "odd index": replace(PAGED["odd runs"], index_ratio=16),
+    "only sinks in a block": replace(PAGED["a block of sinks"], index_ratio=4),
+    # No slots: what is old is seen in pages alone, of which most are further than distances go.
+    "far pages": MemoryConfig(
+        block_tokens=16,
+        sink_tokens=3,
+        window_blocks=2,
+        tiers=(),
+        paged_blocks=3,
+        index_ratio=4,
+        distance_blocks=3,
+    ),
+    "far pages behind slots": MemoryConfig(
+        block_tokens=32,
+        sink_tokens=0,
+        window_blocks=1,
+        tiers=(Tier(4, 1),),
+        paged_blocks=1,
+        index_ratio=2,
+        distance_blocks=1,
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +106,13 @@ def with_memory(base: Path, memory: MemoryConfig) -> Checkpoint:
     )
 
 
-@pytest.fixture(scope="module", params=[*MEMORIES, *(f"{name}, pages" for name in MEMORIES)])
+@pytest.fixture(
+    scope="module", params=[*MEMORIES, *(f"{name}, pages" for name in MEMORIES), *INDEXED]
+)
 def slots(request, base) -> tuple[Checkpoint, list[torch.Tensor]]:
     """A network, and its logits in PyTorch's layers."""
     name, *paged = request.param.split(", ")
-    checkpoint = with_memory(base, (PAGED if paged else MEMORIES)[name])
+    checkpoint = with_memory(base, (PAGED if paged else MEMORIES | INDEXED)[name])
     return checkpoint, read(checkpoint, None, WHOLE, loops=3)
 
 
@@ -104,15 +131,31 @@ def test_logits_are_close_to_pytorch(slots, build: str):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8])
-def test_a_smaller_cache_costs_little_and_keeps_bits(base, dtype: torch.dtype):
-    checkpoint = with_memory(base, MEMORIES["short runs"])
+@pytest.mark.parametrize("name", ["short runs", "far pages"])
+def test_a_smaller_cache_costs_little_and_keeps_bits(base, name: str, dtype: torch.dtype):
+    checkpoint = with_memory(base, (MEMORIES | INDEXED)[name])
     kernels = Kernels(BUILDS[0], num_threads=2)
     exact = read(checkpoint, None, WHOLE, loops=3)
     whole = read(checkpoint, kernels, WHOLE, dtype, loops=3)
     steps = read(checkpoint, kernels, CUTS, dtype, loops=3)
     for exact_NV, kept_NV, by_steps_NV in zip(exact, whole, steps, strict=True):
-        assert relative_error(kept_NV, exact_NV) < 0.03
+        # With pages of near scores rounding may choose others.
+        assert relative_error(kept_NV, exact_NV) < (0.03 if name in MEMORIES else 0.1)
         assert torch.equal(kept_NV, by_steps_NV)
+
+
+def test_distances_change_no_bit_of_what_they_reach(base):
+    kernels = Kernels(BUILDS[0], num_threads=2)
+    clipped, free = (
+        read(
+            with_memory(base, replace(INDEXED["far pages"], distance_blocks=blocks)), kernels, WHOLE
+        )
+        for blocks in (3, None)
+    )
+    within = 4 * 16  # the last block's tokens are three blocks away from the first's
+    for clipped_NV, free_NV in zip(clipped, free, strict=True):
+        assert torch.equal(clipped_NV[:within], free_NV[:within])
+        assert not torch.equal(clipped_NV[within:], free_NV[within:])
 
 
 def test_a_network_with_slots_is_one_call(base):
@@ -122,9 +165,9 @@ def test_a_network_with_slots_is_one_call(base):
 
 
 @pytest.mark.parametrize("loops", [1, 3])
-@pytest.mark.parametrize("name", ["short runs", "whole runs"])
+@pytest.mark.parametrize("name", ["short runs", "whole runs", "far pages"])
 def test_greedy_tokens_are_the_plain_forwards(base, name: str, loops: int):
-    checkpoint = with_memory(base, PAGED[name])
+    checkpoint = with_memory(base, (PAGED | INDEXED)[name])
     plain = load_model(checkpoint, dtype="float32")
     settings = {"threads": 1, "cache_dtype": "float32", "kernels": BUILDS[0]}
     engine = Engine(checkpoint, EngineConfig(**settings))
@@ -140,9 +183,10 @@ def test_greedy_tokens_are_the_plain_forwards(base, name: str, loops: int):
 
 
 @pytest.mark.parametrize("cache_dtype", ["auto", "int8"])
-def test_answers_depend_on_no_cut_batch_prefix_or_preemption(base, cache_dtype: str):
+@pytest.mark.parametrize("name", ["short runs", "far pages"])
+def test_answers_depend_on_no_cut_batch_prefix_or_preemption(base, name: str, cache_dtype: str):
     """Blocks grow old in the prompt and in the answer, some that several answers share."""
-    checkpoint = with_memory(base, PAGED["short runs"])
+    checkpoint = with_memory(base, (PAGED | INDEXED)[name])
     settings = {"threads": 1, "cache_dtype": cache_dtype, "kernels": BUILDS[0]}
     random = torch.Generator().manual_seed(0)
     shared, other = torch.randint(3, 300, (2, 150), generator=random).tolist()

@@ -1,11 +1,13 @@
 """The experiment on memory in small: every arm, its texts, what it counts, and its page."""
 
 import re
+from dataclasses import replace
 from random import Random
 
 import pytest
 import torch
 
+from heddle.model.config import Tier
 from heddle.model.memory import WholeSequences
 from heddle.model.slots import Pooler
 from heddle.train.data.document import IGNORED
@@ -26,6 +28,7 @@ from recipes.experiments.recall_documents import (
 )
 
 WINDOW = SLOTS.window_blocks * SLOTS.block_tokens
+INDEXED = replace(PAGES, tiers=(Tier(2, 4),), index_ratio=4, distance_blocks=8)
 TINY = Form(
     first_steps=2,
     first_lengths=(32, 128),
@@ -132,7 +135,7 @@ def test_lessons_weigh_what_is_asked_most():
     assert int((all_of_it.target_T == IGNORED).sum()) == 3  # the last bytes
 
 
-@pytest.mark.parametrize("config", [SLOTS, PAGES], ids=["slots", "pages"])
+@pytest.mark.parametrize("config", [SLOTS, PAGES, INDEXED], ids=["slots", "pages", "index"])
 @pytest.mark.parametrize("context", [20, 33, 200, 1000])
 def test_attention_holds_the_designed_slots_and_the_window(config, context):
     model = first_network(memory.network(config), None, seed=0).eval()

@@ -59,13 +59,21 @@ bool products_are_right(Pool* pool, const OwnedMatrix& m, int num_rows) {
   return true;
 }
 
+constexpr int kChannels = 20, kClusters = 5;
+const float kZeros[3] = {};
+const int64_t kClusterOf[3] = {0, 4, 2};
+
 struct Network {
   Shape shape;
   std::vector<OwnedMatrix> matrices;
   std::vector<std::vector<float>> norms;
-  std::vector<float> salience, mass;
+  std::vector<float> salience, mass, scores, widths{64, 0, 20}, steps;
   std::vector<Layer> layers;
   std::vector<LayerLora> loras;
+  std::vector<Expert> mixed;
+  Experts experts;
+  Think think;
+  Gate gate;
 
   Network(Shape s, Kind kind) : shape(s) {
     const int q = s.num_heads * s.head_width, kv = s.num_kv_heads * s.head_width;
@@ -86,7 +94,25 @@ struct Network {
       const OwnedMatrix* m = &matrices[8 + 8 * i];
       loras.push_back({{m[0], m[1]}, {m[2], m[3]}, {m[4], m[5]}, {m[6], m[7]}});
     }
-    for (int i = 0; i < 8; ++i) norms.emplace_back(std::max(s.width, s.head_width), 1.0f);
+    const int own = (int)matrices.size();
+    for (int width : {64, 0, 32}) {
+      matrices.emplace_back(2 * width, s.width, kBytes, false);
+      matrices.emplace_back(s.width, width, kBytes, false);
+    }
+    matrices.emplace_back(20, 2 * s.width, kBytes, false);
+    matrices.emplace_back(s.width, 32, kBytes, false);
+    matrices.emplace_back(s.width, s.width, kBytes, true);
+    matrices.emplace_back(2, s.width, kBytes, true);
+    matrices.emplace_back(kChannels, s.width, kBytes, false);
+    matrices.emplace_back(kClusters, s.width + 32, kBytes, true);
+    const OwnedMatrix* m = &matrices[own];
+    for (int i = 0; i < 3; ++i) mixed.push_back({m[2 * i], m[2 * i + 1]});
+    for (int i = 0; i < 3 * s.width; ++i) scores.push_back(0.1f * normal());
+    for (int i = 0; i < s.width; ++i) steps.push_back(0.1f * normal());
+    experts = {3, 2, 0.9f, 1, scores.data(), widths.data(), kZeros, mixed.data()};
+    for (int i = 0; i < 8; ++i) norms.emplace_back(2 * std::max(s.width, s.head_width), 1.0f);
+    think = {norms[0].data(), steps.data(), norms[0].data(), {m[6], m[7]}, m[8], m[9], 1e-6f, 1e-6f};
+    gate = {norms[0].data(), m[10], m[11], 1e-6f, 0.9f, 1.5f, 3, kClusterOf, kZeros};
     for (int i = 0; i < 2 * kv; ++i) salience.push_back(normal());
     for (int i = 0; i < 2; ++i) mass.push_back(normal());
     for (int i = 0; i < 2; ++i) {
@@ -94,7 +120,7 @@ struct Network {
       layers.push_back({norms[4 * i].data(), norms[4 * i + 1].data(),
                         has_norms ? norms[4 * i + 2].data() : nullptr,
                         has_norms ? norms[4 * i + 3].data() : nullptr, matrices[4 * i],
-                        matrices[4 * i + 1], matrices[4 * i + 2], matrices[4 * i + 3], nullptr,
+                        matrices[4 * i + 1], matrices[4 * i + 2], matrices[4 * i + 3], &experts,
                         {salience.data(), mass.data()}});
     }
   }
@@ -102,15 +128,21 @@ struct Network {
 
 constexpr int kBlock = 48;
 
-// Two tiers: a run of 16 slots of a block, and six that lie by themselves.
+// Two tiers: a run of 16 slots of a block, and six that lie by themselves. With an index blocks have
+// four keys each, and most are further away than distances go.
 struct OwnedMemory : Memory {
-  std::vector<float> cos, sin;
+  std::vector<float> cos, sin, speeds;
   Tier tier[2];
 
-  OwnedMemory(const Shape& s, int num_paged) : Memory{kBlock, 4, 1, num_paged, 2, 0, tier} {
-    for (int i = 0; i < 8 * s.head_width; ++i) cos.push_back(normal()), sin.push_back(normal());
+  OwnedMemory(const Shape& s, int num_paged, bool has_index = false)
+      : Memory{kBlock, 4, 1, num_paged, 2, 0, tier, INT64_MAX, nullptr, nullptr, nullptr} {
+    for (int i = 0; i < s.head_width / 2; ++i) speeds.push_back(1.0f / (1 + i));
+    for (int i = 0; i < 12 * s.head_width; ++i) cos.push_back(normal()), sin.push_back(normal());
     tier[0] = {3, 0, 1, cos.data(), sin.data()};
     tier[1] = {8, 0, INT64_MAX, cos.data(), sin.data()};
+    if (!has_index) return;
+    index_ratio = 12, distance_blocks = 1;
+    index_cos = cos.data(), index_sin = sin.data(), frequencies = speeds.data();
   }
 };
 
@@ -118,13 +150,17 @@ struct OwnedMemory : Memory {
 // written.
 struct Caches {
   std::vector<std::vector<uint32_t>> rooms;
-  LayerCache layers[2], slots[4];
+  LayerCache layers[2], slots[6];
 
   Caches(const Shape& s, int num_places, const Memory* memory) {
     for (int i = 0; i < 2; ++i) {
       for (int tier = 0; memory && tier < 2; ++tier)
-        slots[2 * i + tier] = make(s, num_places / memory->tiers[tier].ratio, nullptr);
-      layers[i] = make(s, num_places, memory ? slots + 2 * i : nullptr);
+        slots[3 * i + tier] = make(s, num_places / memory->tiers[tier].ratio, nullptr);
+      if (memory && memory->index_ratio) {
+        slots[3 * i + 2] = make(s, num_places / memory->index_ratio, nullptr);
+        slots[3 * i + 2].v = slots[3 * i + 2].v_scale = nullptr;
+      }
+      layers[i] = make(s, num_places, memory ? slots + 3 * i : nullptr);
     }
   }
 
@@ -172,13 +208,27 @@ struct Rows {
                          block_tokens ? &reader.own[block] : nullptr, block});
   }
 
-  void run(Stretch* stretch, Network& network, int page_tokens, CacheKind kind, int block_tokens,
-           const LayerCache* caches) {
-    const Step step{(int)positions.size(), (int)sequences.size(), page_tokens, kind,
-                    block_tokens, 0, cos.data(), sin.data(), positions.data(), places.data(),
-                    sequences.data()};
-    heddle_run(stretch, network.layers.data(), block_tokens ? network.loras.data() : nullptr, 2,
-               &step, x.data(), caches, nullptr);
+  // The first loop, or with `thinking` the second of rows that came into the block as `entered`.
+  // Readings and experts' widths are put behind the states.
+  void run(Pool* pool, Stretch* stretch, Network& network, int page_tokens, CacheKind kind,
+           const LayerCache* caches, float* mean, Thinking* thinking, const float* entered) {
+    const int num = (int)positions.size();
+    const Step step{num, (int)sequences.size(), page_tokens, kind, thinking ? kBlock : 0, 0,
+                    cos.data(), sin.data(), positions.data(), places.data(), sequences.data()};
+    std::vector<float> shares(num * kClusters, 0.2f), told(2 * 3 * num), chosen(3 * 2 * 3 * num);
+    std::vector<float> said(2 * num), channels(num);
+    const Past past{sequences.data(), positions.data(), step.num_sequences, page_tokens, mean};
+    if (!thinking) heddle_gate(pool, &network.gate, &past, x.data(), num, shares.data());
+    heddle_tell(&network.gate, shares.data(), thinking ? nullptr : shares.data(), num, &told[0],
+                &told[3 * num]);
+    const Routing routing{&told[0], &told[3 * num], &chosen[0], &chosen[6 * num], &chosen[12 * num],
+                          channels.data()};
+    if (thinking)
+      heddle_again(thinking, network.layers.data(), network.loras.data(), 2, &step, caches, &routing,
+                   2, entered, x.data(), said.data());
+    else
+      heddle_run(stretch, network.layers.data(), nullptr, 2, &step, caches, &routing, x.data());
+    for (int t = 0; t < num; ++t) x[(size_t)t * network.shape.width] += said[2 * t] + channels[t];
   }
 };
 
@@ -194,10 +244,13 @@ std::vector<float> states(Pool* pool, Network& network, CacheKind cache_kind, in
   std::vector<float> input((size_t)170 * s.width), kept[2];
   std::mt19937 same(1);
   for (float& value : input) value = std::normal_distribution<float>()(same);
+  std::vector<float> mean((size_t)num_pages * kChannels, NAN);
   Stretch* stretch = heddle_stretch(&s, memory, pool);
+  Thinking* thinking = heddle_thinking(&network.think, stretch, pool);
   for (int done = 0; done < 150; done += most) {
     Rows first, again;
     std::vector<int> deep;
+    std::vector<float> entered;
     for (int n = 0; n < 2; ++n) {
       const int from = std::min(done, lengths[n]), end = std::min(done + most, lengths[n]);
       const int start = (int)first.positions.size();
@@ -206,18 +259,23 @@ std::vector<float> states(Pool* pool, Network& network, CacheKind cache_kind, in
                   readers[n].pages[t / page_tokens] * page_tokens + t % page_tokens);
       if (from < end) first.end_sequence(start, readers[n], 0);
     }
-    first.run(stretch, network, page_tokens, cache_kind, 0, caches.layers);
+    const std::vector<float> came = first.x;
+    first.run(pool, stretch, network, page_tokens, cache_kind, caches.layers, mean.data(), nullptr,
+              nullptr);
     for (const Sequence& sequence : first.sequences) {
       const int start = (int)again.positions.size();
       for (int t = sequence.start; t < sequence.end; ++t)
         if (first.positions[t] % 3) {
           again.add(s, &first.x[(size_t)t * s.width], first.positions[t], -1);
+          entered.insert(entered.end(), &came[(size_t)t * s.width], &came[(size_t)t * s.width] + s.width);
           deep.push_back(t);
         }
       const int number = sequence.pages == readers[0].pages.data() ? 0 : 1;
       if (start < (int)deep.size()) again.end_sequence(start, readers[number], kBlock);
     }
-    if (!deep.empty()) again.run(stretch, network, page_tokens, cache_kind, kBlock, caches.layers);
+    if (!deep.empty())
+      again.run(pool, stretch, network, page_tokens, cache_kind, caches.layers, mean.data(), thinking,
+                entered.data());
     for (size_t i = 0; i < deep.size(); ++i)
       std::copy_n(&again.x[i * s.width], s.width, &first.x[(size_t)deep[i] * s.width]);
     for (const Sequence& q : first.sequences) {
@@ -226,6 +284,7 @@ std::vector<float> states(Pool* pool, Network& network, CacheKind cache_kind, in
                 first.x.begin() + (size_t)q.end * s.width);
     }
   }
+  heddle_thinking_free(thinking);
   heddle_stretch_free(stretch);
   kept[0].insert(kept[0].end(), kept[1].begin(), kept[1].end());
   return kept[0];
@@ -240,7 +299,12 @@ bool contradictions_are_refused(Pool* pool) {
   const Shape shape{64, 4, 2, 16, 96, 1e-5f};
   const OwnedMemory sound(shape, 1);
   const Tier uneven{5, 0, 1, nullptr, nullptr}, negative{4, 0, -1, nullptr, nullptr};
+  const OwnedMemory indexed(shape, 1, true);
   std::vector<Memory> wrong(9, sound);
+  wrong.resize(12, indexed);
+  wrong[9].index_ratio = 5;
+  wrong[10].frequencies = nullptr;
+  wrong[11].index_ratio = 0;
   wrong[0].block_tokens = 0;
   wrong[1].block_tokens = 40;
   wrong[2].sink_tokens = -1;
@@ -288,9 +352,10 @@ int main() {
           if (!equal_and_finite(whole, states(pool, network, cache, most == 1 ? 64 : 32, most)))
             return failed("batching changes bits");
         if (kind == kBytes) continue;  // attention does not know of it
-        const OwnedMemory memory(shape, cache == kBfloat ? 0 : 1);
-        whole = states(pool, network, cache, kBlock, 150, &memory);
         const int most = shape.num_kv_heads == 1 ? 1 : 37;
+        const bool has_index = (shape.num_kv_heads == 1) != (cache == kFloat);
+        const OwnedMemory memory(shape, cache == kBfloat && !has_index ? 0 : 1, has_index);
+        whole = states(pool, network, cache, kBlock, 150, &memory);
         if (!equal_and_finite(whole, states(pool, network, cache, kBlock, most, &memory)))
           return failed("batching changes bits of what slots show");
       }

@@ -131,7 +131,9 @@ def test_active_parameters_are_those_that_a_token_reaches(loops: int):
 
 
 @pytest.mark.parametrize(
-    "memory", [None, MEMORY, replace(MEMORY, paged_blocks=3)], ids=["exact", "slots", "pages"]
+    "memory",
+    [None, MEMORY, replace(MEMORY, paged_blocks=3), replace(MEMORY, paged_blocks=3, index_ratio=2)],
+    ids=["exact", "slots", "pages", "index"],
 )
 @pytest.mark.parametrize(("first", "num"), [(0, 1), (0, 40), (13, 20), (32, 8), (0, 200)])
 def test_keys_attended_are_those_that_the_masks_show(memory, first: int, num: int):
@@ -147,4 +149,6 @@ def test_keys_attended_are_those_that_the_masks_show(memory, first: int, num: in
         )
         num_old_T = (query_T // memory.block_tokens + 1 - memory.window_blocks).clamp(min=0)
         seen += int(num_old_T.clamp(max=memory.paged_blocks).sum()) * memory.block_tokens
+        if memory.index_ratio:
+            seen += int(num_old_T.sum()) * memory.block_tokens // memory.index_ratio // 2
     assert cost.keys_attended(config, first=first, num=num) == seen

@@ -22,6 +22,11 @@ MEMORY = MemoryConfig(
 CONFIG = tiny_config(num_layers=4, fabric=FABRIC, think=THINK, memory=MEMORY)
 PAGED_MEMORY = replace(MEMORY, paged_blocks=2)
 PAGED = replace(CONFIG, memory=PAGED_MEMORY)
+# No slots of what is older than three blocks; distances end where slots do.
+INDEXED_MEMORY = replace(
+    PAGED_MEMORY, tiers=(Tier(2, 1), Tier(4, 1)), index_ratio=2, distance_blocks=3
+)
+INDEXED = replace(CONFIG, memory=INDEXED_MEMORY)
 
 
 def forgetful(config: ModelConfig = CONFIG):
@@ -82,14 +87,42 @@ def weights_HL(q_HC, entries: list[Entry]) -> torch.Tensor:
     return (torch.einsum("hc,lhc->hl", q_HC, k_LHC) / math.sqrt(q_HC.shape[-1]) + bias_L).softmax(1)
 
 
+def found_by_index(q_HC, position, k_LKC, v_LKC, pooler, rope) -> list[int]:
+    """The old blocks of the highest shares, by a query that comes unrotated."""
+    memory, size = pooler.memory, pooler.memory.block_tokens
+    num_old = max(0, position // size + 1 - memory.window_blocks)
+    q_HC = turned(rope, q_HC, memory.window_blocks * size + position % size)
+    best = torch.full((len(q_HC), num_old), -math.inf)
+    for start in range(0, num_old * size, memory.index_ratio):
+        members = [i for i in range(start, start + memory.index_ratio) if i >= memory.sink_tokens]
+        if not members:
+            continue
+        v_NKC = v_LKC[members]
+        scores_NK = torch.einsum("nkc,kc->nk", v_NKC, pooler.salience[0]) / v_NKC.shape[-1] ** 0.5
+        key_KC = (scores_NK.softmax(0)[..., None] * k_LKC[members]).sum(0)
+        key_KC = turned(rope, key_KC, start % size + (memory.index_ratio - 1) / 2)
+        key_HC = key_KC.repeat_interleave(len(q_HC) // len(key_KC), 0)
+        logits_H = (q_HC * key_HC).sum(-1) / q_HC.shape[-1] ** 0.5
+        best[:, start // size] = torch.maximum(best[:, start // size], logits_H)
+    if num_old == 0:
+        return []
+    return best.softmax(-1).sum(0).topk(min(memory.paged_blocks, num_old)).indices.tolist()
+
+
 def oracle(q_HC, position, k_LKC, v_LKC, pooler, rope) -> torch.Tensor:
     """Attend for one token by loops over what DESIGN says it sees."""
-    memory = pooler.memory
+    memory, unrotated_HC = pooler.memory, q_HC
     near = (position // memory.block_tokens - memory.window_blocks + 1) * memory.block_tokens
+
+    def nearer(i: int) -> int:
+        """Where a token seems to stand."""
+        age = position // memory.block_tokens - i // memory.block_tokens
+        most = math.inf if memory.distance_blocks is None else memory.distance_blocks
+        return i + max(0, age - most) * memory.block_tokens if age > most else i
 
     def exact(paged: list[int]) -> list[Entry]:
         return [
-            Entry(turned(rope, k_LKC[i], i), v_LKC[i])
+            Entry(turned(rope, k_LKC[i], nearer(i)), v_LKC[i])
             for i in range(position + 1)
             if i >= near or i < memory.sink_tokens or i // memory.block_tokens in paged
         ]
@@ -103,13 +136,25 @@ def oracle(q_HC, position, k_LKC, v_LKC, pooler, rope) -> torch.Tensor:
         if entry.block is not None:
             mass[entry.block] = mass.get(entry.block, 0.0) + share
     paged = sorted(mass, key=lambda block: -mass[block])[: memory.paged_blocks]
+    if memory.index_ratio is not None:
+        paged = found_by_index(unrotated_HC, position, k_LKC, v_LKC, pooler, rope)
     entries = exact(paged) + [slot for slot in slots if slot.block not in paged]
     v_LKC = torch.stack([entry.v_KC for entry in entries])
     v_LHC = v_LKC.repeat_interleave(len(q_HC) // v_LKC.shape[1], 1)
     return torch.einsum("hl,lhc->hc", weights_HL(q_HC, entries), v_LHC)
 
 
-@pytest.mark.parametrize("memory", [MEMORY, PAGED_MEMORY], ids=["slots", "pages"])
+@pytest.mark.parametrize(
+    "memory",
+    [
+        MEMORY,
+        PAGED_MEMORY,
+        replace(PAGED_MEMORY, index_ratio=4),
+        INDEXED_MEMORY,
+        replace(INDEXED_MEMORY, tiers=(), sink_tokens=8, distance_blocks=1),
+    ],
+    ids=["slots", "pages", "index", "clipped", "pages alone"],
+)
 def test_attention_over_slots_is_what_the_formulas_say(memory):
     torch.manual_seed(0)
     pooler = Pooler(CONFIG, memory)
@@ -140,6 +185,41 @@ def test_with_a_page_for_every_block_nothing_is_forgotten():
     assert not torch.allclose(exact.logits_NV, slots.logits_NV, atol=1e-2)
 
 
+@pytest.mark.parametrize("loops", [1, 3])
+def test_distances_change_nothing_within_what_they_reach(loops):
+    """Where no block is further away, bits are the same; with a longer text, what comes before."""
+    free = replace(INDEXED_MEMORY, distance_blocks=None)
+    model = forgetful(INDEXED)
+
+    def logits(config: MemoryConfig, length: int) -> torch.Tensor:
+        packed = pack([sequence(61)[:length]], loops=loops)
+        with torch.no_grad():
+            memory = WholeSequences(packed.bounds_S1, block_tokens=8, config=config)
+            return model(packed, memory).logits_NV
+
+    within = 4 * 8  # its last block is three away from the first
+    assert torch.equal(logits(INDEXED_MEMORY, within), logits(free, within))
+    clipped, as_it_is = logits(INDEXED_MEMORY, 61), logits(free, 61)
+    assert torch.allclose(clipped[:within], as_it_is[:within], atol=3e-4)
+    assert not torch.allclose(clipped[within:], as_it_is[within:], atol=1e-2)
+
+
+def test_the_index_knows_no_distance():
+    """Blocks of equal keys are found alike, however old."""
+    memory = replace(INDEXED_MEMORY, sink_tokens=0)
+    pooler = Pooler(CONFIG, memory)
+    rope = Rope(RopeConfig(), head_width=16)
+    k_NKC, v_NKC = torch.randn(2, 8, 2, 16)
+    indexes = []
+    with torch.no_grad():
+        for block in (0, 7, 900):
+            at = rope(torch.arange(8) + 8 * block, torch.float32)
+            key = rotate(k_NKC, at)[None]
+            indexes.append(pooler.index(key, v_NKC[None], torch.tensor([block])))
+    assert torch.allclose(indexes[0], indexes[1], atol=1e-4)
+    assert torch.allclose(indexes[0], indexes[2], atol=2e-3)  # angles are float32
+
+
 def test_inside_the_window_nothing_changes():
     plain = tiny_model(tiny_config(num_layers=4))
     model = tiny_model(tiny_config(num_layers=4, memory=MEMORY))
@@ -151,7 +231,7 @@ def test_inside_the_window_nothing_changes():
     assert not differs[:16].any() and differs[40:].all()
 
 
-@pytest.mark.parametrize("config", [CONFIG, PAGED], ids=["slots", "pages"])
+@pytest.mark.parametrize("config", [CONFIG, PAGED, INDEXED], ids=["slots", "pages", "index"])
 @pytest.mark.parametrize("loops", [1, 3])
 def test_no_token_sees_a_later_one_through_a_slot(loops, config):
     model, tokens = forgetful(config), sequence(61)
@@ -161,7 +241,7 @@ def test_no_token_sees_a_later_one_through_a_slot(loops, config):
         assert torch.allclose(part, whole[:length], atol=3e-4)
 
 
-@pytest.mark.parametrize("config", [CONFIG, PAGED], ids=["slots", "pages"])
+@pytest.mark.parametrize("config", [CONFIG, PAGED, INDEXED], ids=["slots", "pages", "index"])
 def test_packed_sequences_do_not_share_slots(config):
     model = forgetful(config)
     parts = [sequence(50), sequence(50, seed=1), sequence(9, seed=2), sequence(33, seed=3)]
@@ -218,6 +298,23 @@ def test_a_million_tokens_fit_in_the_slots_and_too_fine_tiers_are_refused():
         ({"window_blocks": 0}, "at least 1"),
         ({"sink_tokens": 65}, "must fit in a block"),
         ({"paged_blocks": -1}, "paged_blocks must not be negative"),
+        ({"paged_blocks": 1, "index_ratio": 5}, "index_ratio must divide"),
+        ({"index_ratio": 4}, "paged_blocks must be at least 1"),
+        ({"distance_blocks": 64}, "needs tiers that end"),
+        (
+            {"tiers": (Tier(4, None), Tier(8, 2)), "paged_blocks": 1, "index_ratio": 4},
+            "no tier but the last",
+        ),
+        (
+            {
+                "tiers": (Tier(4, 8),),
+                "window_blocks": 2,
+                "paged_blocks": 1,
+                "index_ratio": 4,
+                "distance_blocks": 8,
+            },
+            "at least 9, not 8",
+        ),
     ],
 )
 def test_a_memory_that_cannot_be_is_refused(changes, message):

@@ -35,7 +35,7 @@ def joined(chunks: list[dict]) -> list[dict]:
     return [{"message": message, "finish_reason": choice["finish_reason"]}]
 
 
-def test_answer_has_openais_shape(api, served_engine):
+def test_answer_has_openais_shape(api):
     reply = api.chat().json()
     assert reply["id"].startswith("chatcmpl-") and reply["object"] == "chat.completion"
     (choice,) = reply["choices"]
@@ -44,7 +44,7 @@ def test_answer_has_openais_shape(api, served_engine):
     usage = reply["usage"]
     assert usage["completion_tokens"] == 8
     assert usage["total_tokens"] == usage["prompt_tokens"] + 8
-    assert usage["prompt_tokens_details"]["cached_tokens"] % served_engine.config.page_tokens == 0
+    assert 0 <= usage["prompt_tokens_details"]["cached_tokens"] < usage["prompt_tokens"]
     assert reply["timings"]["tokens_per_second"] > 0
 
 

@@ -84,7 +84,7 @@ class Attention {
     static thread_local std::vector<float> room;
     static thread_local std::vector<Part> running;
     const Place* list = places_ + piece.rows.at;
-    while (list[piece.to - 1].kind > Place::kSlots) --piece.to;
+    while (list[piece.to - 1].kind > Place::kFarSinks) --piece.to;
     const int num_blocks = (int)sight_.memory->num_old(last_position(piece.rows));
     start(piece, running, room, num_blocks);
     each_chunk<Wanted::kWeights>(piece, [&](int chunk, int r, const Part& part) {
@@ -108,7 +108,89 @@ class Attention {
     }
   }
 
+  // The same by the index: each head's softmax over old blocks of the best logit that a block has.
+  void score_index(const Piece& piece, float* score, size_t stride) const {
+    static thread_local std::vector<float> queries, best;
+    const Memory& memory = *sight_.memory;
+    const int num = num_parts(piece), width = cache_.head_width, tier = memory.num_tiers;
+    const int64_t last = last_position(piece.rows), size = memory.num_slots(tier);
+    const int64_t num_blocks = memory.num_old(last);
+    if (num_blocks == 0) return;
+    queries.resize((size_t)num * width);
+    best.assign(num * num_blocks, -INFINITY);
+    for (int r = 0; r < num; ++r) {
+      float* q = &queries[(size_t)r * width];
+      std::memcpy(q, head(piece, r), sizeof(float) * width);
+      if (const int64_t old = memory.num_old(position(piece, r))) sight_.turns->back(q, old - 1);
+    }
+    for (int64_t first = 0; first < num_blocks * size; first += kChunk) {
+      const Place place{Place::kSlots, tier, first};
+      Chunk<T> chunk = slots_.chunk(*piece.rows.sequence, place, last, piece.kv_head);
+      slots_.complete(chunk, *piece.rows.sequence, place, last, piece.kv_head);
+      const int64_t from = std::max(first, memory.seen(tier, last).first);
+      const int64_t until = std::min(first + kChunk, num_blocks * size);
+      each_logits(chunk, queries.data(), num, [&](int r, const float* logits) {
+        float* to = &best[r * num_blocks];
+        for (int64_t i = from, block = from / size; i < until; ++block) {
+          const int64_t end = std::min(until, (block + 1) * size);
+          for (; i < end; ++i) to[block] = std::max(to[block], logits[i - first]);
+        }
+      });
+    }
+    for (int r = 0; r < num; ++r) {
+      float* to = score + (r / group_) * stride;
+      if (r % group_ == 0) std::fill_n(to, num_blocks, 0.0f);
+      const int64_t mine = memory.num_old(position(piece, r));
+      add_softmax(&best[r * num_blocks], mine, to);
+    }
+  }
+
  private:
+  // Call `take(row and head, logits)` for what each query, [row and head][channel], makes of a chunk.
+  template <class Take>
+  void each_logits(const Chunk<T>& chunk, const float* queries, int num, const Take& take) const {
+    constexpr int kFew = 4;
+    alignas(64) float made[kFew][kChunk];
+    const uint64_t all_seen[kFew] = {~0ull, ~0ull, ~0ull, ~0ull};
+    const int width = cache_.head_width;
+    for (int r = 0; r < num; r += kFew) {
+      const float* q[kFew];
+      Part parts[kFew];
+      const int count = std::min(kFew, num - r);
+      for (int n = 0; n < count; ++n) q[n] = queries + (size_t)(r + n) * width, parts[n].out = made[n];
+      attend_few<Wanted::kLogits>(chunk, q, all_seen, count, parts);
+      for (int n = 0; n < count; ++n) take(r + n, made[n]);
+    }
+  }
+
+  static void add_softmax(const float* logits, int64_t num, float* to) {
+    float top = -INFINITY, total = 0;
+    for (int64_t i = 0; i < num; ++i) top = std::max(top, logits[i]);
+    if (top == -INFINITY) return;
+    for (int64_t i = 0; i < num; ++i) total += std::exp(logits[i] - top);
+    for (int64_t i = 0; i < num; ++i) to[i] += std::exp(logits[i] - top) / total;
+  }
+
+  template <Wanted kWanted>
+  void attend_few(const Chunk<T>& chunk, const float* const* q, const uint64_t* sees, int count,
+                  Part* parts) const {
+    const int width = cache_.head_width;
+    if (count == 4) attend_chunk<kWanted, 4>(chunk, q, sees, width, parts);
+    if (count == 3) attend_chunk<kWanted, 3>(chunk, q, sees, width, parts);
+    if (count == 2) attend_chunk<kWanted, 2>(chunk, q, sees, width, parts);
+    if (count == 1) attend_chunk<kWanted, 1>(chunk, q, sees, width, parts);
+  }
+
+  int64_t position(const Piece& p, int r) const {
+    return sight_.positions[p.rows.first + r / group_];
+  }
+
+  // By how many blocks what a chunk has is further from a row than distances go.
+  int64_t excess(const Piece& piece, const Place& place, int r) const {
+    if (place.kind != Place::kPaged && place.kind != Place::kFarSinks) return 0;
+    return sight_.memory->excess(place.first / sight_.memory->block_tokens, position(piece, r));
+  }
+
   float* head(const Piece& p, int r) const {
     return queries_.rows + (size_t)(p.rows.first + r / group_) * queries_.stride +
            (size_t)(p.kv_head * group_ + r % group_) * cache_.head_width;
@@ -156,7 +238,7 @@ class Attention {
   template <Wanted kWanted, class Take>
   void each_chunk(const Piece& piece, const Take& take) const {
     constexpr int kFew = 4;
-    alignas(64) float made[kFew][kMaxHeadWidth];
+    alignas(64) float made[kFew][kMaxHeadWidth], nearer[kFew][kMaxHeadWidth];
     const RowGroup& rows = piece.rows;
     const int width = cache_.head_width;
     for (int number = piece.from; number < piece.to; ++number) {
@@ -179,13 +261,15 @@ class Attention {
           sees[count] = seen[n / group_];
           row[count] = n;
           q[count] = head(piece, n);
+          if (const int64_t excess = this->excess(piece, place, n)) {
+            std::memcpy(nearer[count], q[count], sizeof(float) * width);
+            sight_.turns->back(nearer[count], excess);
+            q[count] = nearer[count];
+          }
           parts[count].out = made[count];
           ++count;
         }
-        if (count == 4) attend_chunk<kWanted, 4>(chunk, q, sees, width, parts);
-        if (count == 3) attend_chunk<kWanted, 3>(chunk, q, sees, width, parts);
-        if (count == 2) attend_chunk<kWanted, 2>(chunk, q, sees, width, parts);
-        if (count == 1) attend_chunk<kWanted, 1>(chunk, q, sees, width, parts);
+        attend_few<kWanted>(chunk, q, sees, count, parts);
         for (int n = 0; n < count; ++n) take(number, row[n], parts[n]);
       }
     }

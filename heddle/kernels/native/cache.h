@@ -51,21 +51,26 @@ struct Cache {
   size_t head(int64_t page, int kv_head) const { return scales(page, kv_head) * head_width; }
 
   void put(int64_t place, int kv_head, const float* key, const float* value) const {
+    put_key(place, kv_head, key);
     const int token = (int)(place % page_tokens);
     const size_t at = head(place / page_tokens, kv_head);
-    const size_t scale_at = scales(place / page_tokens, kv_head) + token;
     T* value_to = v + at + (size_t)token * head_width;
     if constexpr (sizeof(T) == 1) {
-      const float by_k = step(key, k_scale + scale_at), by_v = step(value, v_scale + scale_at);
-      for (int c = 0; c < head_width; ++c) {
-        k[at + (size_t)c * page_tokens + token] = rounded(key[c], by_k);
-        value_to[c] = rounded(value[c], by_v);
-      }
+      const float by_v = step(value, v_scale + scales(place / page_tokens, kv_head) + token);
+      for (int c = 0; c < head_width; ++c) value_to[c] = rounded(value[c], by_v);
     } else {
-      for (int c = 0; c < head_width; ++c) {
-        k[at + (size_t)c * page_tokens + token] = kept(key[c]);
-        value_to[c] = kept(value[c]);
-      }
+      for (int c = 0; c < head_width; ++c) value_to[c] = kept(value[c]);
+    }
+  }
+
+  void put_key(int64_t place, int kv_head, const float* key) const {
+    const int token = (int)(place % page_tokens);
+    T* to = k + head(place / page_tokens, kv_head) + token;
+    if constexpr (sizeof(T) == 1) {
+      const float by = step(key, k_scale + scales(place / page_tokens, kv_head) + token);
+      for (int c = 0; c < head_width; ++c) to[(size_t)c * page_tokens] = rounded(key[c], by);
+    } else {
+      for (int c = 0; c < head_width; ++c) to[(size_t)c * page_tokens] = kept(key[c]);
     }
   }
 

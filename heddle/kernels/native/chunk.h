@@ -17,7 +17,8 @@ struct Part {
 
 inline void merge(Part& into, const Part& next, int head_width) {
   const float top = std::max(into.top, next.top);
-  const Vec keep = all(std::exp(into.top - top)), add = all(std::exp(next.top - top));
+  const Vec keep = all(into.top == top ? 1.0f : std::exp(into.top - top));
+  const Vec add = all(next.top == top ? 1.0f : std::exp(next.top - top));
   into.total = into.total * keep[0] + next.total * add[0];
   for (int c = 0; c < head_width; c += kLanes)
     store(into.out + c, fma(load(next.out + c), add, load(into.out + c) * keep));
@@ -79,8 +80,16 @@ inline void mix_values(const Chunk<T>& chunk, const float (*weight)[kChunk], int
   }
 }
 
-// What parts have: weighted sums of values, or the 64 weights themselves.
-enum class Wanted { kValues, kWeights };
+// The lanes whose bits are set, and minus infinity for the others.
+inline Vec only(uint64_t bits, Vec v) {
+  VecI number;
+  for (int i = 0; i < kLanes; ++i) number[i] = i;
+  const VecI set = (VecI{} + (int32_t)(bits & ((1u << kLanes) - 1))) >> number & 1;
+  return set == 1 ? v : all(-INFINITY);
+}
+
+// What parts have: weighted sums of values, the 64 weights themselves, or the logits before them.
+enum class Wanted { kValues, kWeights, kLogits };
 
 // The softmax of N scaled queries over keys of a chunk: each query's are those whose bits it has in
 // `sees`, one at least.
@@ -105,16 +114,18 @@ inline void attend_chunk(const Chunk<T>& chunk, const float* const* q, const uin
       } else {
         logit[n][i] += added;
       }
-      store(&weight[n][i * kLanes], logit[n][i]);
+      logit[n][i] = only(sees[n] >> i * kLanes, logit[n][i]);
     }
-    for (int i = 0; ~sees[n] && i < kChunk; ++i)
-      if (!(sees[n] >> i & 1)) weight[n][i] = -INFINITY;
-    Vec top = load(weight[n]);
-    for (int i = 1; i < kVecs; ++i) top = max(top, load(&weight[n][i * kLanes]));
+    if constexpr (kWanted == Wanted::kLogits) {
+      for (int i = 0; i < kVecs; ++i) store(&parts[n].out[i * kLanes], logit[n][i]);
+      continue;
+    }
+    Vec top = logit[n][0];
+    for (int i = 1; i < kVecs; ++i) top = max(top, logit[n][i]);
     parts[n].top = largest(top);
     Vec total{};
     for (int i = 0; i < kVecs; ++i) {
-      Vec w = exp(load(&weight[n][i * kLanes]) - all(parts[n].top));
+      Vec w = exp(logit[n][i] - all(parts[n].top));
       store(&weight[n][i * kLanes], w);
       total += w;
     }
@@ -128,7 +139,7 @@ inline void attend_chunk(const Chunk<T>& chunk, const float* const* q, const uin
         if (sees[n] >> i & 1) weight[n][i] *= chunk.v_scale[i / kRun][i % kRun];
     most = std::max(most, kChunk - __builtin_clzll(sees[n]));
   }
-  if constexpr (kWanted == Wanted::kWeights) return;
+  if constexpr (kWanted != Wanted::kValues) return;
   if (head_width % (2 * kLanes) == 0) mix_values<N, 2>(chunk, weight, most, head_width, parts);
   else mix_values<N, 1>(chunk, weight, most, head_width, parts);
 }

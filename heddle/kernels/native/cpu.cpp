@@ -1,6 +1,7 @@
 // The plain C interface that `heddle/kernels/cpu.py` calls. Built once for each instruction set.
 
-#include "layers.h"
+#include "gate.h"
+#include "think.h"
 
 #if defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
@@ -40,17 +41,47 @@ Stretch* heddle_stretch(const Shape* shape, const Memory* memory, Pool* pool) {
 }
 void heddle_stretch_free(Stretch* stretch) { delete stretch; }
 
-// Bring x [token][width] through layers. `loras`, null in the first loop, and `routing`, null without
-// experts, are for each layer.
+// Bring x [token][width] through layers. `loras`, null in the first loop, are for each layer,
+// `routing`, null without experts, for all.
 void heddle_run(Stretch* stretch, const Layer* layers, const LayerLora* loras, int num_layers,
-                const Step* step, float* x, const LayerCache* caches, const Routing* routing) {
+                const Step* step, const LayerCache* caches, const Routing* routing, float* x) {
   stretch->run(layers, loras, num_layers, *step, x, caches, routing);
+}
+
+// What a thinking block does besides its layers, which `stretch` runs; both must outlive it.
+Thinking* heddle_thinking(const Think* think, Stretch* stretch, Pool* pool) {
+  return new Thinking(*think, *stretch, *pool);
+}
+void heddle_thinking_free(Thinking* thinking) { delete thinking; }
+
+// Write the two readings of each row of h [row][width].
+void heddle_read(Thinking* thinking, const float* h, int num_rows, float* said) {
+  thinking->read(h, num_rows, said);
+}
+
+// Pass h [token][width] through the block once more, and read it.
+void heddle_again(Thinking* thinking, const Layer* layers, const LayerLora* loras, int num_layers,
+                  const Step* step, const LayerCache* caches, const Routing* routing, int loop,
+                  const float* x, float* h, float* said) {
+  thinking->again(loop, layers, loras, num_layers, *step, caches, routing, x, h, said);
+}
+
+// Write each token's share of the clusters; x [token][width].
+void heddle_gate(Pool* pool, const Gate* gate, const Past* past, const float* x, int num_tokens,
+                 float* shares) {
+  share_clusters(*gate, *pool, x, num_tokens, *past, shares);
+}
+
+// Write what routers are told of tokens with these shares; `steer` may be null.
+void heddle_tell(const Gate* gate, const float* shares, const float* steer, int num_tokens,
+                 float* log_prior, float* bias) {
+  tell_routers(*gate, shares, steer, num_tokens, log_prior, bias);
 }
 
 // Write m x for rows of x [row][cols] to out [row][rows].
 void heddle_product(Pool* pool, const Matrix* m, const float* x, int num_rows, float* out) {
   static thread_local Rooms rooms;
-  Rounded in = rooms.rounded(num_rows, m->cols, kPlanes);
+  Rounded in = rooms.rounded(num_rows, m->cols);
   for (int t = 0; t < num_rows; ++t) round_row(x + (size_t)t * m->cols, in.row(t));
   const int pieces = std::min(m->panels(), 16 * pool->num_threads());
   pool->run(pieces, [&](int i) {

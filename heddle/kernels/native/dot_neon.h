@@ -64,11 +64,31 @@ struct Sums {
 
 #endif
 
-// Add a panel's products with N rows of activations, one row's panel each, to `acc`.
-template <int N>
-inline void dot_nibbles(const uint8_t* w, int groups, const Rounded* x, bool, Panel* acc) {
+// Exact products of sums of high parts and of low ones.
+inline float32x4_t combined(Sums& high, Sums& low) {
+  return vcvtq_f32_s32(vaddq_s32(low.total(), vshlq_n_s32(high.total(), 8)));
+}
+
+inline void add_nibbles(const int8x16_t* low, const int8x16_t* high, const int8_t* q, Sums& sums) {
+  const int8x16_t first = vld1q_s8(q), second = vld1q_s8(q + 16);
+  sums.add<0>(low[0], first), sums.add<0>(high[0], second);
+  sums.add<1>(low[1], first), sums.add<1>(high[1], second);
+  sums.add<2>(low[2], first), sums.add<2>(high[2], second);
+  sums.add<3>(low[3], first), sums.add<3>(high[3], second);
+}
+
+inline void add_bytes(const int8x16_t* chunk, const int8_t* q, Sums& sums) {
+  const int8x16_t first = vld1q_s8(q), second = vld1q_s8(q + 16);
+  sums.add<0>(chunk[0], first), sums.add<1>(chunk[1], first), sums.carry();
+  sums.add<2>(chunk[2], first), sums.add<3>(chunk[3], first), sums.carry();
+  sums.add<0>(chunk[4], second), sums.add<1>(chunk[5], second), sums.carry();
+  sums.add<2>(chunk[6], second), sums.add<3>(chunk[7], second);
+}
+
+// Add a panel's products with `count` rows of activations, one row's panel each, to `acc`.
+inline void dot_nibbles(const uint8_t* w, const Rounded& x, int count, bool, Panel* acc) {
   const uint8x16_t mask = vdupq_n_u8(15);
-  for (int g = 0; g < groups; ++g, w += Matrix::group_bytes(kNibbles))
+  for (int g = 0; g < x.groups(); ++g, w += Matrix::group_bytes(kNibbles))
     for (int r = 0; r < kQuarters; ++r) {
       int8x16_t low[4], high[4];
       for (int c = 0; c < 4; ++c) {
@@ -77,39 +97,29 @@ inline void dot_nibbles(const uint8_t* w, int groups, const Rounded* x, bool, Pa
         high[c] = vreinterpretq_s8_u8(vshrq_n_u8(both, 4));
       }
       const float32x4_t scale = halves(w + 256 + 8 * r), offset = halves(w + 288 + 8 * r);
-      for (int n = 0; n < N; ++n) {
-        const int8_t* q = x[n].q + g * kGroup;
-        const int8x16_t first = vld1q_s8(q), second = vld1q_s8(q + 16);
-        Sums sums;
-        sums.add<0>(low[0], first), sums.add<0>(high[0], second);
-        sums.add<1>(low[1], first), sums.add<1>(high[1], second);
-        sums.add<2>(low[2], first), sums.add<2>(high[2], second);
-        sums.add<3>(low[3], first), sums.add<3>(high[3], second);
-        const float s = x[n].scale[g], total = s * (float)x[n].sum[g];
+      for (int n = 0, at = g; n < count; ++n, at += x.groups()) {
+        const int8_t* q = x.q + (size_t)at * Rounded::kBytes;
+        Sums sums[2];
+        for (int part = 0; part < 2; ++part) add_nibbles(low, high, q + kGroup * part, sums[part]);
         float32x4_t& to = acc[n].quarter[r];
-        to = vfmaq_f32(to, vcvtq_f32_s32(sums.total()), vmulq_n_f32(scale, s));
-        to = vfmaq_n_f32(to, offset, total);
+        to = vfmaq_f32(to, combined(sums[0], sums[1]), vmulq_n_f32(scale, x.scale[at]));
+        to = vfmaq_n_f32(to, offset, x.total[at]);
       }
     }
 }
 
-template <int N>
-inline void dot_bytes(const uint8_t* w, int groups, const Rounded* x, Panel* acc) {
-  for (int g = 0; g < groups; ++g, w += Matrix::group_bytes(kBytes))
+inline void dot_bytes(const uint8_t* w, const Rounded& x, int count, Panel* acc) {
+  for (int g = 0; g < x.groups(); ++g, w += Matrix::group_bytes(kBytes))
     for (int r = 0; r < kQuarters; ++r) {
       int8x16_t chunk[8];
       for (int c = 0; c < 8; ++c) chunk[c] = vreinterpretq_s8_u8(vld1q_u8(w + 64 * c + 16 * r));
       const float32x4_t scale = halves(w + 512 + 8 * r);
-      for (int n = 0; n < N; ++n) {
-        const int8_t* q = x[n].q + g * kGroup;
-        const int8x16_t first = vld1q_s8(q), second = vld1q_s8(q + 16);
-        Sums sums;
-        sums.add<0>(chunk[0], first), sums.add<1>(chunk[1], first), sums.carry();
-        sums.add<2>(chunk[2], first), sums.add<3>(chunk[3], first), sums.carry();
-        sums.add<0>(chunk[4], second), sums.add<1>(chunk[5], second), sums.carry();
-        sums.add<2>(chunk[6], second), sums.add<3>(chunk[7], second);
+      for (int n = 0, at = g; n < count; ++n, at += x.groups()) {
+        const int8_t* q = x.q + (size_t)at * Rounded::kBytes;
+        Sums sums[2];
+        for (int part = 0; part < 2; ++part) add_bytes(chunk, q + kGroup * part, sums[part]);
         float32x4_t& to = acc[n].quarter[r];
-        to = vfmaq_f32(to, vcvtq_f32_s32(sums.total()), vmulq_n_f32(scale, x[n].scale[g]));
+        to = vfmaq_f32(to, combined(sums[0], sums[1]), vmulq_n_f32(scale, x.scale[at]));
       }
     }
 }

@@ -24,35 +24,38 @@ inline void add_group(const int32_t* product, const uint8_t* scales, const uint8
   }
 }
 
-template <int N>
-inline void dot_nibbles(const uint8_t* w, int groups, const Rounded* x, bool, Panel* acc) {
-  for (int g = 0; g < groups; ++g, w += Matrix::group_bytes(kNibbles)) {
-    for (int n = 0; n < N; ++n) {
-      const int8_t* q = x[n].q + g * kGroup;
-      int32_t product[kPanel] = {};
+// A group's activations in steps.
+inline void steps(const Rounded& x, int at, int32_t* to) {
+  const int8_t* q = x.q + (size_t)at * Rounded::kBytes;
+  for (int i = 0; i < kGroup; ++i) to[i] = 256 * q[i] + q[kGroup + i];
+}
+
+inline void dot_nibbles(const uint8_t* w, const Rounded& x, int count, bool, Panel* acc) {
+  for (int g = 0; g < x.groups(); ++g, w += Matrix::group_bytes(kNibbles)) {
+    for (int n = 0, at = g; n < count; ++n, at += x.groups()) {
+      int32_t q[kGroup], product[kPanel] = {};
+      steps(x, at, q);
       for (int c = 0; c < 4; ++c)
         for (int r = 0; r < kPanel; ++r)
           for (int i = 0; i < 4; ++i) {
             uint8_t both = w[64 * c + 4 * r + i];
             product[r] += (both & 15) * q[4 * c + i] + (both >> 4) * q[16 + 4 * c + i];
           }
-      float s = x[n].scale[g];
-      add_group(product, w + 256, w + 288, s, s * (float)x[n].sum[g], acc[n]);
+      add_group(product, w + 256, w + 288, x.scale[at], x.total[at], acc[n]);
     }
   }
 }
 
-template <int N>
-inline void dot_bytes(const uint8_t* w, int groups, const Rounded* x, Panel* acc) {
-  for (int g = 0; g < groups; ++g, w += Matrix::group_bytes(kBytes)) {
-    for (int n = 0; n < N; ++n) {
-      const int8_t* q = x[n].q + g * kGroup;
-      int32_t product[kPanel] = {};
+inline void dot_bytes(const uint8_t* w, const Rounded& x, int count, Panel* acc) {
+  for (int g = 0; g < x.groups(); ++g, w += Matrix::group_bytes(kBytes)) {
+    for (int n = 0, at = g; n < count; ++n, at += x.groups()) {
+      int32_t q[kGroup], product[kPanel] = {};
+      steps(x, at, q);
       for (int c = 0; c < 8; ++c)
         for (int r = 0; r < kPanel; ++r)
           for (int i = 0; i < 4; ++i)
             product[r] += (int8_t)w[64 * c + 4 * r + i] * q[4 * c + i];
-      add_group(product, w + 512, nullptr, x[n].scale[g], 0, acc[n]);
+      add_group(product, w + 512, nullptr, x.scale[at], 0, acc[n]);
     }
   }
 }

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "product.h"
 #include "pool.h"
+#include "product.h"
 #include "rooms.h"
 
 namespace heddle {
@@ -20,17 +20,25 @@ struct Experts {
   int32_t num, most;  // experts in all; of one token at most
   float mass, prior;  // fewer as soon as they hold this probability; the weight of the gate's say
   const float* scores;   // [expert][width]
+  const float* widths;   // as the account has them: experts' own are filled up to whole groups
   const float* balance;  // [expert], added where experts are chosen
   const Expert* experts;
 };
 
-// What the gate and the request say of a step's tokens, and where the choice goes, [token][expert].
+// What the gate and the request say of a step's tokens, [token][expert], where the choices of layers
+// go, [layer][token][expert], and what each token's experts are added up to in widths, [token].
 struct Routing {
   const float *log_prior, *bias;
-  float *logits, *probability, *weight;
+  float *logits, *probability, *weight, *channels;
+
+  Routing of_layer(int i, size_t size) const {
+    return {log_prior, bias, logits + i * size, probability + i * size, weight + i * size, channels};
+  }
 };
 
-inline void choose(const Experts& e, const float* read, int width, const Routing& to, size_t at) {
+// Choose a token's experts from what the feed-forward reads of it.
+inline void choose(const Experts& e, const float* read, int width, const Routing& to, int t) {
+  const size_t at = (size_t)t * e.num;
   float *logits = to.logits + at, *probability = to.probability + at, *weight = to.weight + at;
   float top = -INFINITY, total = 0, taken = 0;
   for (int i = 0; i < e.num; ++i) {
@@ -51,33 +59,61 @@ inline void choose(const Experts& e, const float* read, int width, const Routing
         best = i;
     if (best < 0) break;
     mass += weight[best] = probability[best];
+    to.channels[t] += e.widths[best];
   }
   for (int i = 0; i < e.num; ++i) taken += weight[i];
   for (int i = 0; i < e.num; ++i) weight[i] /= taken;
 }
 
-// Mixes experts' outputs into states.
+// The chosen experts of a step's tokens in one layer, whose gated products and mix are computed
+// beside those of the feed-forward.
 class Mixer {
  public:
-  explicit Mixer(Pool& pool) : pool_(pool) {}
+  // Begin a layer, whose feed-forward reads rows: as they are, and rounded.
+  void begin(const Experts& e, const Routing& routing, const float* read, const Rounded& in,
+             int num) {
+    experts_ = &e, routing_ = routing, read_ = read, in_ = in, num_ = num;
+    jobs_.clear(), units_.clear();
+  }
 
-  // Choose experts for each token, from what the feed-forward reads, and add their mix to x.
-  void run(const Experts& e, const Routing& routing, const float* read, const Rounded& in, int num,
-           int width, float* x) {
-    for (int t = 0; t < num; ++t)
-      choose(e, read + (size_t)t * width, width, routing, (size_t)t * e.num);
-    gather(e, routing, in, num);
-    gate();
-    const int panels = (width + kPanel - 1) / kPanel;
-    const int pieces = std::min(panels, 4 * pool_.num_threads());
-    pool_.run(pieces, [&](int i) {
-      for (const Job& job : jobs_)
-        multiply(job.expert->down, job.gated, job.num(), panels * i / pieces,
-                 panels * (i + 1) / pieces, [&](int n, int p, const float* product) {
-                   write_panel(job.expert->down, p, product, x + (size_t)job.tokens[n] * width,
-                               true);
-                 });
-    });
+  void clear() { experts_ = nullptr, jobs_.clear(), units_.clear(); }
+  bool has_begun() const { return experts_; }
+
+  // So many calls of `choose_rows` are to come.
+  void expect(int num) { num_choosing_.store(num, std::memory_order_relaxed); }
+
+  // Choose experts for some rows. Who is the last one lists what is to be computed.
+  void choose_rows(int first, int end) {
+    for (int t = first; t < end; ++t)
+      choose(*experts_, read_ + (size_t)t * in_.cols, in_.cols, routing_, t);
+    if (num_choosing_.fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    gather();
+    num_choosing_.store(-1, std::memory_order_release);
+  }
+
+  // Compute piece `i` of `pieces` of the gated products, as soon as experts are chosen. For few rows
+  // an expert is a piece, down to its outputs: its matrices lie together, are read as one stream,
+  // and stay with the thread that read them.
+  void gate(int i, int pieces) {
+    wait_until([&] { return num_choosing_.load(std::memory_order_acquire) < 0; });
+    const int num = (int)(has_few() ? jobs_.size() : units_.size());
+    for (int u = num * i / pieces; u < num * (i + 1) / pieces; ++u)
+      if (has_few()) whole(jobs_[u]);
+      else gate(jobs_[units_[u].job], units_[u].group);
+  }
+
+  // Add panels `first` to `end` - 1 of the experts' mix to x [token][width].
+  void mix(int first, int end, float* x) const {
+    for (const Job& job : jobs_) {
+      const Matrix& down = job.expert->down;
+      const auto write = [&](int n, int p, const float* product) {
+        write_panel(down, p, product, x + (size_t)job.tokens[n] * down.rows, true);
+      };
+      if (!has_few()) multiply(down, job.gated, job.num(), first, end, write);
+      else
+        for (int p = first; p < end; ++p)
+          for (int n = 0; n < job.num(); ++n) write(n, p, &job.out[(n * down.panels() + p) * kPanel]);
+    }
   }
 
  private:
@@ -86,50 +122,59 @@ class Mixer {
     std::vector<int> tokens;
     std::vector<float> weights;
     Rounded in, gated;
+    std::vector<float> out;  // [row][panel][row of a panel], if it is there before it is mixed
 
     int num() const { return (int)tokens.size(); }
   };
 
+  struct Unit {
+    int job, group;
+  };
+
+  static constexpr int kFew = 4;
+  bool has_few() const { return num_ <= kFew; }
+
+  static void gate(const Job& job, int group) {
+    gate_group(job.expert->gate_up, {job.in, {}}, job.num(), group, job.gated, job.weights.data());
+  }
+
+  static void whole(Job& job) {
+    const Matrix &gate_up = job.expert->gate_up, &down = job.expert->down;
+    fetch(gate_up.data, gate_up.bytes());
+    fetch(down.data, down.bytes());
+    for (int g = 0; g < job.gated.groups(); ++g) gate(job, g);
+    job.out.resize((size_t)job.num() * down.panels() * kPanel);
+    multiply(down, job.gated, job.num(), 0, down.panels(), [&](int n, int p, const float* product) {
+      std::memcpy(&job.out[(n * down.panels() + p) * kPanel], product, sizeof(float) * kPanel);
+    });
+  }
+
   // List each expert's tokens, with copies of what they read.
-  void gather(const Experts& e, const Routing& routing, const Rounded& in, int num) {
-    jobs_.clear();
-    rooms_.resize(std::max(rooms_.size(), 2 * (size_t)e.num));
-    for (int i = 0; i < e.num; ++i) {
-      if (e.experts[i].down.cols == 0) continue;  // the expert that does nothing
-      Job job{&e.experts[i], {}, {}, {}, {}};
-      for (int t = 0; t < num; ++t)
-        if (const float weight = routing.weight[(size_t)t * e.num + i]; weight > 0)
+  void gather() {
+    const int num_experts = experts_->num;
+    rooms_.resize(std::max(rooms_.size(), 2 * (size_t)num_experts));
+    for (int i = 0; i < num_experts; ++i) {
+      const Expert& expert = experts_->experts[i];
+      if (expert.down.cols == 0) continue;  // the expert that does nothing
+      Job job{&expert, {}, {}, {}, {}, {}};
+      for (int t = 0; t < num_; ++t)
+        if (const float weight = routing_.weight[(size_t)t * num_experts + i]; weight > 0)
           job.tokens.push_back(t), job.weights.push_back(weight);
       if (job.tokens.empty()) continue;
-      job.in = rooms_[2 * i].rounded(job.num(), in.cols, in.planes);
-      job.gated = rooms_[2 * i + 1].rounded(job.num(), job.expert->down.cols, in.planes);
-      for (int n = 0; n < job.num(); ++n) {
-        const Rounded from = in.row(job.tokens[n]), to = job.in.row(n);
-        std::memcpy(to.q, from.q, (size_t)in.planes * in.cols);
-        std::memcpy(to.scale, from.scale, sizeof(float) * in.planes * in.groups());
-        std::memcpy(to.sum, from.sum, sizeof(int32_t) * in.planes * in.groups());
-      }
+      job.in = rooms_[2 * i].rounded(job.num(), in_.cols);
+      job.gated = rooms_[2 * i + 1].rounded(job.num(), expert.down.cols);
+      for (int n = 0; n < job.num(); ++n) copy_row(in_.row(job.tokens[n]), job.in.row(n));
+      for (int g = 0; g < job.gated.groups(); ++g) units_.push_back({(int)jobs_.size(), g});
       jobs_.push_back(std::move(job));
     }
   }
 
-  void gate() {
-    units_.clear();
-    for (const Job& job : jobs_)
-      for (int g = 0; g < job.gated.groups(); ++g) units_.push_back({&job, g});
-    pool_.run((int)units_.size(), [&](int i) {
-      const Job& job = *units_[i].job;
-      gate_group(job.expert->gate_up, {job.in, {}}, job.num(), units_[i].group, job.gated,
-                 job.weights.data());
-    });
-  }
-
-  struct Unit {
-    const Job* job;
-    int group;
-  };
-
-  Pool& pool_;
+  const Experts* experts_ = nullptr;  // of the layer at hand, if it has any
+  Routing routing_{};
+  const float* read_ = nullptr;
+  Rounded in_{};
+  int num_ = 0;
+  std::atomic<int> num_choosing_{-1};
   std::vector<Job> jobs_;
   std::vector<Unit> units_;
   std::vector<Rooms> rooms_;

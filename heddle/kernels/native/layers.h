@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "experts.h"
-#include "pool.h"
 #include "reading.h"
 #include "rooms.h"
+#include "share.h"
 
 namespace heddle {
 
@@ -55,7 +55,7 @@ class Stretch {
  public:
   // `memory` is null, or outlives this.
   Stretch(const Shape& shape, const Memory* memory, Pool& pool)
-      : shape_(shape), pool_(pool), mixer_(pool),
+      : shape_(shape), pool_(pool),
         reading_(pool, shape.num_heads, shape.num_kv_heads, shape.head_width, memory) {}
 
   // Bring the states of a step's tokens, x [token][width], through layers; a later loop has `loras`.
@@ -64,16 +64,17 @@ class Stretch {
     if (step.block_tokens) find_own(step);
     reading_.plan(step.sequences, step.num_sequences, step.positions, step.block_tokens);
     for (int i = 0; i < num_layers; ++i) {
-      number_ = i;
-      run(layers[i], loras ? loras + i : nullptr, step, x, caches[i], routing ? routing + i : nullptr);
+      number_ = i, is_last_ = i + 1 == num_layers;
+      const Experts* experts = routing ? layers[i].experts : nullptr;
+      Routing mine{};
+      if (experts) mine = routing->of_layer(i, (size_t)step.num_tokens * experts->num);
+      run(layers[i], loras ? loras + i : nullptr, step, x, caches[i], experts, mine);
     }
   }
 
  private:
-  static constexpr int kFew = 8;  // rows that are not worth sharing out one by one
-
   void run(const Layer& layer, const LayerLora* lora, const Step& step, float* x,
-           const LayerCache& cache, const Routing* routing) {
+           const LayerCache& cache, const Experts* experts, const Routing& routing) {
     const int num = step.num_tokens;
     const int projected_width = layer.qkv.rows;
     float* projected = rooms_.floats(rooms_.projected, (size_t)num * projected_width);
@@ -85,17 +86,20 @@ class Stretch {
     const Input mixed = input(num, layer.out.cols, lora ? &lora->out : nullptr, [&](int t) {
       return projected + (size_t)t * projected_width;
     });
-    add_product(layer.out, mixed, num, x);
+    split(pool_, layer.out.panels(),
+          [&](int first, int end) { add_product(layer.out, mixed, num, x, first, end); });
     const Input read_again = read(layer.ffn_norm, x, num, lora ? &lora->gate_up : nullptr);
+    if (experts) mixer_.begin(*experts, routing, rooms_.normed.data(), read_again.rows, num);
+    else mixer_.clear();
     Input gated{feed_forward(layer, read_again, num), {}};
     if (lora) {
       gated.added = lowered(lora->down, num);
-      each_row(num, [&](int t) { lower(lora->down, gated, t); });
+      each_row(pool_, num, [&](int t) { lower(lora->down, gated, t); });
     }
-    add_product(layer.down, gated, num, x);
-    if (layer.experts && routing)
-      mixer_.run(*layer.experts, *routing, rooms_.normed.data(), read_again.rows, num, shape_.width,
-                 x);
+    split(pool_, layer.down.panels(), [&](int first, int end) {
+      add_product(layer.down, gated, num, x, first, end);
+      mixer_.mix(first, end, x);
+    });
   }
 
   // Mark a later loop's tokens as present, and find where each one's keys and values go.
@@ -114,7 +118,7 @@ class Stretch {
 
   // Room for what an adapter makes of rows.
   Added lowered(const Lora& lora, int num) {
-    return {&lora.up, rooms_low_.rounded(num, lora.up.cols, kPlanes)};
+    return {&lora.up, rooms_low_.rounded(num, lora.up.cols)};
   }
 
   // Take a row to an adapter's low rank.
@@ -131,46 +135,13 @@ class Stretch {
   // Round what `row(t)` gives of each row, for a product and its adapter, if it has one.
   template <class Row>
   Input input(int num, int cols, const Lora* lora, const Row& row) {
-    Input to{rooms_.rounded(num, cols, kPlanes), {}};
+    Input to{rooms_.rounded(num, cols), {}};
     if (lora) to.added = lowered(*lora, num);
-    each_row(num, [&](int t) {
+    each_row(pool_, num, [&](int t) {
       round_row(row(t), to.rows.row(t));
       if (lora) lower(*lora, to, t);
     });
     return to;
-  }
-
-  template <class Work>
-  void each_row(int num, const Work& work) {
-    if (num < kFew) {
-      for (int t = 0; t < num; ++t) work(t);
-      return;
-    }
-    const int pieces = std::min(num, 4 * pool_.num_threads());
-    pool_.run(pieces, [&](int i) {
-      for (int t = num * i / pieces; t < num * (i + 1) / pieces; ++t) work(t);
-    });
-  }
-
-  template <class Work>
-  void each_panel(const Matrix& m, int num, const Work& work) {
-    split(m.panels(), num, work);
-  }
-
-  // Share out units of work; before them, `num_early` pieces of other work.
-  template <class Work, class Early>
-  void split(int units, int num, const Work& work, int num_early, const Early& early) {
-    const int pieces = std::min(units, (num > 1 ? 8 : 4) * pool_.num_threads());
-    pool_.run(num_early + pieces, [&](int i) {
-      if (i < num_early) return early(i);
-      i -= num_early;
-      work(units * i / pieces, units * (i + 1) / pieces);
-    });
-  }
-
-  template <class Work>
-  void split(int units, int num, const Work& work) {
-    split(units, num, work, 0, [](int) {});
   }
 
   Input read(const float* weight, const float* x, int num, const Lora* lora) {
@@ -183,14 +154,12 @@ class Stretch {
     });
   }
 
-  void add_product(const Matrix& m, const Input& in, int num, float* x) {
-    const int width = shape_.width;
-    each_panel(m, num, [&](int first, int end) {
-      const auto write = [&](int t, int p, const float* product) {
-        write_panel(m, p, product, x + (size_t)t * width, true);
-      };
-      multiply(m, in.rows, num, first, end, write, in.added);
-    });
+  // Add panels of a product to states.
+  void add_product(const Matrix& m, const Input& in, int num, float* x, int first, int end) {
+    const auto write = [&](int t, int p, const float* product) {
+      write_panel(m, p, product, x + (size_t)t * shape_.width, true);
+    };
+    multiply(m, in.rows, num, first, end, write, in.added);
   }
 
   // Project states, put keys and values into the cache, and attention in the place of queries. What
@@ -204,16 +173,26 @@ class Stretch {
                                          {projected, stride, shape_.num_heads});
     const Input in = read(layer.attention_norm, x, num, lora ? &lora->qkv : nullptr);
     const std::vector<Piece>& pieces = reading_.pieces();
-    const int early = num < kFew ? (int)pieces.size() : 0;
+    const int early = num < kFewRows ? (int)pieces.size() : 0;
     const auto project = [&](int first, int end) {
       const auto write = [&](int t, int p, const float* product) {
         write_panel(layer.qkv, p, product, projected + (size_t)t * stride, false);
       };
       multiply(layer.qkv, in.rows, num, first, end, write, in.added);
     };
-    split(layer.qkv.panels(), num, project, early, [&](int i) { attention.prefetch(pieces[i]); });
-    each_row(num, [&](int t) { place(layer, step, t, projected, cache); });
-    reading_.attend(attention);
+    split(pool_, layer.qkv.panels(), project, early,
+          [&](int i) { attention.prefetch(pieces[i]); });
+    each_row(pool_, num, [&](int t) { place(layer, step, t, projected, cache); });
+    // Adapters are small, and each of their products would wait for its first bytes.
+    reading_.attend(attention, lora && num < kFewRows ? 1 : 0, [&](int) {
+      for (const Lora* each : {&lora->out, &lora->gate_up, &lora->down}) fetch(*each);
+      if (!is_last_) fetch(lora[1].qkv);
+    });
+  }
+
+  static void fetch(const Lora& lora) {
+    heddle::fetch(lora.down.data, lora.down.bytes());
+    heddle::fetch(lora.up.data, lora.up.bytes());
   }
 
   // Normalise and rotate a token's queries and keys, scale the queries for attention, and put keys and
@@ -243,12 +222,24 @@ class Stretch {
     }
   }
 
-  // The gated product of a group of 32 channels is rounded as soon as it is there.
+  // The gated product of a group of 32 channels is rounded as soon as it is there. Experts are chosen
+  // and do the same beside it: whoever comes to their pieces waits for those who choose, which have
+  // begun before.
   Rounded feed_forward(const Layer& layer, const Input& in, int num) {
-    const int ffn = shape_.ffn_width;
-    Rounded gated = rooms_gated_.rounded(num, ffn, kPlanes);
-    split(ffn / kGroup, num, [&](int first, int end) {
-      for (int g = first; g < end; ++g) gate_group(layer.gate_up, in, num, g, gated, nullptr);
+    const int num_groups = shape_.ffn_width / kGroup, threads = pool_.num_threads();
+    Rounded gated = rooms_gated_.rounded(num, shape_.ffn_width);
+    const int choosing = mixer_.has_begun() ? std::min(num, threads) : 0;
+    const Pieces pieces(num_groups, threads);
+    const int mixing = mixer_.has_begun() ? 4 * threads : 0;
+    const int before = std::min(threads, pieces.num());  // until experts are chosen
+    mixer_.expect(choosing);
+    pool_.run(choosing + pieces.num() + mixing, [&](int i) {
+      if (i < choosing) return mixer_.choose_rows(num * i / choosing, num * (i + 1) / choosing);
+      i -= choosing;
+      if (i >= before && i < before + mixing) return mixer_.gate(i - before, mixing);
+      if (i >= before) i -= mixing;
+      for (int g = pieces.first(i); g < pieces.end(i); ++g)
+        gate_group(layer.gate_up, in, num, g, gated, nullptr);
     });
     return gated;
   }
@@ -258,7 +249,8 @@ class Stretch {
   Mixer mixer_;
   Reading reading_;
   Rooms rooms_, rooms_gated_, rooms_low_;
-  int number_ = 0;             // of the layer at hand, in this run
+  int number_ = 0;  // of the layer at hand, in this run
+  bool is_last_ = false;
   std::vector<uint8_t*> own_;  // in a later loop: each token's page of the loop's own
 };
 

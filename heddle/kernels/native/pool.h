@@ -35,6 +35,17 @@ inline std::atomic<int>& num_forks() {
   return count;
 }
 
+constexpr int kSpins = 2000;
+
+// Wait for what another thread has begun, after a while letting others run.
+template <class Done>
+void wait_until(const Done& is_done) {
+  for (int spins = 0; !is_done();) {
+    if (++spins < kSpins) relax();
+    else std::this_thread::yield();
+  }
+}
+
 class Pool {
  public:
   explicit Pool(int num_threads)
@@ -75,15 +86,11 @@ class Pool {
       wake_.notify_all();
     }
     help(task);
-    for (int spins = 0; done_.load(std::memory_order_acquire) < count;) {
-      if (++spins < kSpins) relax();
-      else std::this_thread::yield();
-    }
+    wait_until([&] { return done_.load(std::memory_order_acquire) >= count; });
   }
 
  private:
   static constexpr int kMaxThreads = 256;
-  static constexpr int kSpins = 2000;
 
   // `state_` holds the task's number, how many pieces it has, and how many of them are claimed. All
   // three change together: a thread that comes late cannot take a piece of the next task for one of

@@ -1,8 +1,10 @@
 // Products of packed matrices with rows of activations.
 //
 // A product of a group is exact in integers; groups are added up in float32, in order. What a panel
-// is to an instruction set, and its products with N rows, is in the file of that set.
+// is to an instruction set, and its products with some rows, is in the file of that set.
 #pragma once
+
+#include <algorithm>
 
 #if defined(HEDDLE_PORTABLE)
 #include "dot_portable.h"
@@ -24,47 +26,47 @@ struct Added {
   Rounded x;
 };
 
-template <int N>
-inline void add_products(const Matrix& m, int panel, const Rounded* x, bool is_first, Panel* acc) {
-  if (m.kind == kNibbles) dot_nibbles<N>(m.panel(panel), m.groups(), x, is_first, acc);
-  else dot_bytes<N>(m.panel(panel), m.groups(), x, acc);
+// How many rows a panel meets at once: what they have in 1,536 columns is near the first cache's size.
+constexpr int kTile = 8;
+
+// Add a panel's products with some rows of activations to `acc`; `kCount` is how many, or 0 where
+// that is not known before.
+template <int kCount>
+inline void add_products(const Matrix& m, int panel, const Rounded& x, int count, bool is_first,
+                         Panel* acc) {
+  if (kCount) count = kCount;
+  if (m.kind == kNibbles) dot_nibbles(m.panel(panel), x, count, is_first, acc);
+  else dot_bytes(m.panel(panel), x, count, acc);
 }
 
-template <int N>
-inline void dot(const Matrix& m, const Rounded& x, const Added& added, int panel, int first,
-                float (*out)[kPanel]) {
-  Rounded rows[N];
-  Panel acc[N];
-  for (int n = 0; n < N; ++n) acc[n] = panel_zero(), rows[n] = x.plane(first + n);
-  add_products<N>(m, panel, rows, first == 0, acc);
-  if (added.m) {
-    for (int n = 0; n < N; ++n) rows[n] = added.x.plane(first + n);
-    add_products<N>(*added.m, panel, rows, first == 0, acc);
+// Hand `write(t, panel, 16 floats)` the products of panels `first` to `end` - 1 with `count` rows of x,
+// kTile at most, from `t` on.
+template <class Write>
+inline void multiply_tile(const Matrix& m, const Rounded& x, int t, int count, int first, int end,
+                          const Write& write, const Added& added = {}) {
+  alignas(64) float out[kPanel];
+  for (int p = first; p < end; ++p) {
+    Panel acc[kTile];
+    for (int n = 0; n < count; ++n) acc[n] = panel_zero();
+    const auto add = [&](const Matrix& m, const Rounded& x) {
+      if (count == 1) add_products<1>(m, p, x.row(t), count, t == 0, acc);
+      else add_products<0>(m, p, x.row(t), count, t == 0, acc);
+    };
+    add(m, x);
+    if (added.m) add(*added.m, added.x);
+    for (int n = 0; n < count; ++n) {
+      panel_store(out, acc[n]);
+      write(t + n, p, out);
+    }
   }
-  for (int n = 0; n < N; ++n) panel_store(out[n], acc[n]);
 }
 
-constexpr int kTile = 4;  // rows of int8 that a panel meets at once
-
-// Hand `write(t, panel, 16 floats)` the products of panels `first` to `end` - 1 with all rows of x.
+// The same with all rows of x.
 template <class Write>
 inline void multiply(const Matrix& m, const Rounded& x, int num_rows, int first, int end,
                      const Write& write, const Added& added = {}) {
-  const int num_planes = num_rows * x.planes;
-  float out[kTile][kPanel];
-  for (int p = first; p < end; ++p)
-    for (int i = 0; i < num_planes;) {
-      const int count = num_planes - i >= kTile ? kTile : x.planes;
-      if (count == kTile) dot<kTile>(m, x, added, p, i, out);
-      else if (count == 2) dot<2>(m, x, added, p, i, out);
-      else dot<1>(m, x, added, p, i, out);
-      for (int n = 0; n < count; n += x.planes) {
-        if (x.planes == 2)
-          for (int r = 0; r < kPanel; ++r) out[n][r] += out[n + 1][r];
-        write((i + n) / x.planes, p, out[n]);
-      }
-      i += count;
-    }
+  for (int t = 0; t < num_rows; t += kTile)
+    multiply_tile(m, x, t, std::min(kTile, num_rows - t), first, end, write, added);
 }
 
 }  // namespace heddle

@@ -30,7 +30,7 @@ class Reading {
   void plan(const Sequence* sequences, int num_sequences, const int64_t* positions,
             int block_tokens) {
     groups_.clear(), places_.clear(), pieces_.clear(), entered_.clear();
-    sight_ = {positions, block_tokens, 0, memory_, nullptr};
+    sight_ = {positions, block_tokens, 0, memory_, nullptr, &turns_};
     num_rows_ = 0, num_old_ = 0;
     for (int s = 0; s < num_sequences; ++s) {
       const Sequence& sequence = sequences[s];
@@ -44,6 +44,7 @@ class Reading {
     std::sort(entered_.begin(), entered_.end());
     entered_.erase(std::unique(entered_.begin(), entered_.end()), entered_.end());
     if (memory_) chosen_.resize((size_t)num_rows_ * memory_->paged_blocks);
+    if (memory_ && memory_->index_ratio) turns_.reach(num_old_, *memory_, head_width_);
     sight_.chosen = chosen_.data();
   }
 
@@ -58,22 +59,27 @@ class Reading {
   }
 
   // Put each row's attention in the place of its queries. A block's slots are made when rows first
-  // see it through them: its keys are then those of the last loop.
-  template <class T>
-  void attend(const Attention<T>& attention) {
+  // see it through them: its keys are then those of the last loop. Pieces of other work, `early(0)`
+  // to `early(num_early - 1)`, go before.
+  template <class T, class Early>
+  void attend(const Attention<T>& attention, int num_early, const Early& early) {
     pool_.run((int)entered_.size() * num_kv_heads_, [&](int i) {
       const Entered& entered = entered_[i / num_kv_heads_];
-      attention.slots().make(entered.page, entered.block, i % num_kv_heads_);
+      attention.slots().make(entered.page, entered.block, i % num_kv_heads_, turns_);
     });
     if (num_old_ > 0 && memory_->paged_blocks > 0) choose_pages(attention);
     if (splits_.empty()) {
-      pool_.run((int)pieces_.size(), [&](int i) { attention.whole(pieces_[i]); });
+      pool_.run(num_early + (int)pieces_.size(), [&](int i) {
+        if (i < num_early) return early(i);
+        attention.whole(pieces_[i - num_early]);
+      });
       return;
     }
     parts_.resize(std::max(parts_.size(), num_parts_));
     sums_.resize(std::max(sums_.size(), num_parts_ * head_width_));
-    pool_.run((int)splits_.size(), [&](int i) {
-      const Split& split = splits_[i];
+    pool_.run(num_early + (int)splits_.size(), [&](int i) {
+      if (i < num_early) return early(i);
+      const Split& split = splits_[i - num_early];
       attention.partly(split.piece, &parts_[split.at], &sums_[split.at * head_width_]);
     });
     size_t at = 0;
@@ -118,7 +124,7 @@ class Reading {
       }
   }
 
-  // Choose for each row the blocks that it reads exactly, by what all heads would give their slots.
+  // Choose for each row the blocks that it reads exactly, by their slots or by the index.
   // `heddle/model/paging.py` says it in Python, with its source.
   template <class T>
   void choose_pages(const Attention<T>& attention) {
@@ -128,7 +134,8 @@ class Reading {
     pool_.run((int)pieces_.size(), [&](int i) {
       const Piece& piece = pieces_[i];
       float* score = &scores_[piece.rows.first * stride + piece.kv_head * num_old_];
-      attention.score(piece, score, stride);
+      if (memory_->index_ratio) attention.score_index(piece, score, stride);
+      else attention.score(piece, score, stride);
     });
     pool_.run((int)groups_.size(), [&](int i) {
       const RowGroup& group = groups_[i];
@@ -190,6 +197,7 @@ class Reading {
   int64_t num_old_ = 0;           // blocks that some row sees as old
   std::vector<float> scores_;     // [row][kv head][old block]
   std::vector<int64_t> chosen_;   // [row][paged block]
+  Turns turns_;
 };
 
 }  // namespace heddle

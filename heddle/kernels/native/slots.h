@@ -33,7 +33,7 @@ class Slots {
       : memory_(memory), pooler_(pooler), kept_(kept), cache_(cache) {}
 
   // Make a block's slots of all tiers, of one kv head.
-  void make(int64_t page, int64_t block, int kv_head) const {
+  void make(int64_t page, int64_t block, int kv_head, const Turns& turns) const {
     static thread_local std::vector<float> room;
     const int size = memory_->block_tokens, width = cache_.head_width;
     const size_t rows = (size_t)size * width;
@@ -48,21 +48,29 @@ class Slots {
       key_logits[i] = logit(value, salience);
       value_logits[i] = logit(value, salience + to_values);
     }
-    for (int number = 0; number < memory_->num_tiers; ++number) {
-      const Tier& tier = memory_->tiers[number];
+    for (int number = 0; number < memory_->num_tiers + (memory_->index_ratio > 0); ++number) {
+      const bool is_index = number == memory_->num_tiers;
+      const int ratio = memory_->ratio(number);
+      const float* cos = is_index ? memory_->index_cos : memory_->tiers[number].cos;
+      const float* sin = is_index ? memory_->index_sin : memory_->tiers[number].sin;
       std::memcpy(turned, keys, rows * sizeof(float));
       for (int i = 0; i < size; ++i) {
-        const size_t at = (size_t)(i % tier.ratio) * width;
-        rotate(turned + (size_t)i * width, tier.cos + at, tier.sin + at, width);
+        const size_t at = (size_t)(i % ratio) * width;
+        rotate(turned + (size_t)i * width, cos + at, sin + at, width);
       }
       const Cache<T> slots = this->tier(number);
       const int num_slots = memory_->num_slots(number);
       for (int i = 0; i < num_slots; ++i) {
-        const int end = (i + 1) * tier.ratio;
+        const int end = (i + 1) * ratio;
         const int first = end - memory_->num_members(number, block * num_slots + i);
         alignas(64) float key[kMaxHeadWidth], value[kMaxHeadWidth];
         const size_t at = (size_t)first * width;
         pool_rows(turned + at, key_logits + first, end - first, width, key);
+        if (is_index) {
+          turns.back(key, block);
+          slots.put_key(page * num_slots + i, kv_head, key);
+          continue;
+        }
         pool_rows(values + at, value_logits + first, end - first, width, value);
         slots.put(page * num_slots + i, kv_head, key, value);
       }
@@ -81,6 +89,10 @@ class Slots {
   void complete(Chunk<T>& chunk, const Sequence& sequence, const Place& place, int64_t position,
                 int kv_head) const {
     static thread_local std::vector<float> added(kChunk);
+    if (place.tier == memory_->num_tiers) {  // of the index the keys alone are met
+      if (memory_->num_slots(place.tier) % kRun) gather(chunk, sequence, place, position, kv_head);
+      return;
+    }
     const int ratio = memory_->tiers[place.tier].ratio;
     const float mass = pooler_.mass[place.tier];
     std::fill(added.begin(), added.end(), std::log((float)ratio) + mass);
@@ -92,7 +104,10 @@ class Slots {
 
  private:
   Cache<T> tier(int number) const {
-    return {kept_[number], memory_->num_slots(number), cache_.num_kv_heads, cache_.head_width};
+    Cache<T> found{kept_[number], memory_->num_slots(number), cache_.num_kv_heads,
+                   cache_.head_width};
+    if (number == memory_->num_tiers) found.v = found.k, found.v_scale = found.k_scale;
+    return found;
   }
 
   float logit(const float* value, const float* salience) const {
@@ -113,6 +128,7 @@ class Slots {
         memory_->seen(place.tier, position).end - place.first, kChunk);
     numbers.resize((size_t)2 * kChunk * width);
     T *const keys = numbers.data(), *const values = keys + (size_t)kChunk * width;
+    const bool has_values = place.tier < memory_->num_tiers;
     for (int i = 0, count; i < num; i += count) {
       const int64_t slot = place.first + i, page = sequence.pages[slot / size];
       const int inside = (int)(slot % size);
@@ -120,11 +136,12 @@ class Slots {
       const T* key = from.k + from.head(page, kv_head) + inside;
       for (int c = 0; c < width; ++c)
         copy_few(key + (size_t)c * size, count, keys + (size_t)c * kChunk + i);
+      const size_t at = from.scales(page, kv_head) + inside;
+      if constexpr (sizeof(T) == 1) std::memcpy(&scales[i], from.k_scale + at, sizeof(float) * count);
+      if (!has_values) continue;
       const T* value = from.v + from.head(page, kv_head) + (size_t)inside * width;
       std::memcpy(values + (size_t)i * width, value, sizeof(T) * count * width);
       if constexpr (sizeof(T) == 1) {
-        const size_t at = from.scales(page, kv_head) + inside;
-        std::memcpy(&scales[i], from.k_scale + at, sizeof(float) * count);
         std::memcpy(&scales[kChunk + i], from.v_scale + at, sizeof(float) * count);
       }
     }
