@@ -14,16 +14,12 @@ from rich.progress import (
 )
 
 from heddle.cli.console import err
-from heddle.config import DEFAULT_MODEL
-from heddle.weights.hub import resolve
+from heddle.weights.hub import full_spec, resolve
 
 
 def fetched(spec: str) -> Path:
-    """Return the local path of a model; `heddle.weights.hub.resolve` tells of `spec` and errors.
-
-    "default" is the default model.
-    """
-    spec = DEFAULT_MODEL if spec == "default" else spec
+    """Return the local path of a model; `heddle.weights.hub` tells of `spec` and errors."""
+    spec = full_spec(spec)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),

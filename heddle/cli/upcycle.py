@@ -38,13 +38,12 @@ def upcycle(
 ) -> None:
     """Make a delta checkpoint: new parts, still silent, over a dense model that stays as it is."""
     from heddle.cli.download import fetched
-    from heddle.config import DEFAULT_MODEL
     from heddle.weights import delta
+    from heddle.weights.hub import full_spec
 
     fetched(base)
-    spec = DEFAULT_MODEL if base == options.DEFAULT else base
     checkpoint = delta.upcycle(
-        spec, out, has_fabric=fabric, max_loops=max_loops, gate_bias=gate_bias, seed=seed
+        full_spec(base), out, has_fabric=fabric, max_loops=max_loops, gate_bias=gate_bias, seed=seed
     )
     think = checkpoint.config.think
     assert think is not None, "an upcycled network thinks"

@@ -21,7 +21,7 @@ from heddle.train.optim import OptimiserConfig
 from heddle.train.publish import keep_speech, publish
 from heddle.train.stage import Stage
 from heddle.weights.checkpoint import Checkpoint, open_checkpoint
-from heddle.weights.hub import resolve
+from heddle.weights.hub import full_spec, resolve
 from heddle.weights.store import checkpoints
 
 
@@ -38,8 +38,8 @@ class Run:
     """A network, what it learns, how, and where its checkpoints and then the model go.
 
     Attributes:
-        start: the model whose weights it begins with, as `weights.hub.resolve` reads it; None for
-            new weights.
+        start: the model whose weights it begins with, "default" or as `weights.hub.resolve` reads
+            it; None for new weights.
         model: the network's shape; None for the start's.
         memory: summaries for a start that has none, or in place of its own.
         trains: patterns, as in file names, of the parameters that train; none for all of them.
@@ -86,6 +86,8 @@ def start(run: Run, *, resume: bool) -> Result:
             f"{run.folder} already holds checkpoints; add --resume to go on, or choose another "
             "folder with --set folder=..."
         )
+    if run.start:
+        run = dataclasses.replace(run, start=full_spec(run.start))
     opened = open_checkpoint(resolve(run.start)) if run.start else None
     config = _model_config(run, opened)
     run = dataclasses.replace(run, model=config)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from filelock import FileLock
 
-from heddle.config import cache_dir
+from heddle.config import DEFAULT_MODEL, cache_dir
 from heddle.errors import ConfigError, DownloadError, StorageError
 from heddle.weights.atomic import new_folder, storage_error
 from heddle.weights.dense import open_dense
@@ -52,6 +52,11 @@ class CachedModel:
     path: Path
     size_bytes: int
     description: str
+
+
+def full_spec(spec: str) -> str:
+    """Return what a user names a model by, the word "default" spelled out."""
+    return DEFAULT_MODEL if spec == "default" else spec
 
 
 def resolve(spec: str, *, on_progress: Progress | None = None) -> Path:

@@ -22,6 +22,7 @@ from heddle.train.publish import publish, trained_model
 from heddle.train.run import Run, start
 from heddle.train.saving import SavingConfig
 from heddle.train.stage import Stage
+from heddle.weights import hub
 from heddle.weights.checkpoint import open_checkpoint
 from heddle.weights.delta import upcycle
 from heddle.weights.store import (
@@ -144,6 +145,13 @@ def test_training_all_of_a_dense_start_leaves_a_model_that_needs_no_base(tmp_pat
     (base / "model.safetensors").unlink()
     found = open_checkpoint(tmp_path / "run")
     assert found.base is None and torch.equal(logits(found), before)
+
+
+def test_a_run_may_begin_with_the_default_model(tmp_path, monkeypatch):
+    base = save_tiny(tmp_path / "base")
+    monkeypatch.setattr(hub, "DEFAULT_MODEL", str(base))
+    start(run_in(tmp_path / "run", start="default", trains=("norm.weight",)), resume=False)
+    assert open_checkpoint(tmp_path / "run").base.spec == str(base)
 
 
 def test_a_run_that_goes_on_replaces_its_model(tmp_path):
