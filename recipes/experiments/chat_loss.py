@@ -13,7 +13,6 @@ import torch
 import typer
 from torch.nn.functional import cross_entropy
 
-from heddle.config import DEFAULT_MODEL
 from heddle.model.transformer import Transformer
 from heddle.train.data.chat_documents import ChatDocuments
 from heddle.train.data.document import IGNORED, Document
@@ -23,7 +22,7 @@ from heddle.train.reference import chat_format
 from heddle.train.teacher import frozen, most_loops
 from heddle.weights.checkpoint import open_checkpoint
 from heddle.weights.contents import Checkpoint
-from heddle.weights.hub import resolve
+from heddle.weights.hub import full_spec, resolve
 
 CHATS_AT_ONCE = 8
 
@@ -80,7 +79,7 @@ def main(
 ) -> None:
     """Print a line for each model and depth."""
     for spec in models:
-        start = open_checkpoint(resolve(DEFAULT_MODEL if spec == "default" else spec))
+        start = open_checkpoint(resolve(full_spec(spec)))
         chats = first_chats(file, start, count=count, max_tokens=max_tokens)
         if not chats:
             raise typer.BadParameter(f"{file} has no chat of up to {max_tokens} tokens")
