@@ -1,7 +1,7 @@
 """Teach the default model to think about sums and chains of steps, in chats, on a CPU.
 
     heddle upcycle default --out models/think-135m --no-fabric --max-loops 4 --gate-bias -1
-    python -m recipes.think_data data
+    python -m recipes.data.think_data data
     heddle train think_sums
     heddle train halting --set start=runs/think_sums ...
 

@@ -4,7 +4,7 @@ import re
 from operator import add, mul, sub
 
 from heddle.tasks.table import find
-from recipes.think_data import CHAIN_STEPS, CHAINS, SUM_LEVELS, SUMS, quizzes
+from recipes.data.think_data import CHAIN_STEPS, CHAINS, SUM_LEVELS, SUMS, quizzes
 
 OPERATORS = {"+": add, "-": sub, "*": mul}
 

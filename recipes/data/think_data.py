@@ -1,6 +1,6 @@
 """Chats to learn thinking from, made on the spot: sums, chains of steps, and the model's own talk.
 
-    python -m recipes.think_data data
+    python -m recipes.data.think_data data
 
 writes `sums.jsonl`, `chains.jsonl` and `talk.jsonl`, for `heddle prepare`. A chat of the first two
 holds several questions, each with its answer: where an answer is three digits long, the template
@@ -30,7 +30,7 @@ SUM_LEVELS = range(1, 7)
 CHAINS = ("modular_chain", "weekday")
 CHAIN_STEPS = range(1, 9)
 MAX_ANSWER_TOKENS = 96
-OWN_CHATS = Path(__file__).parent / "data" / "own_chats.jsonl"
+OWN_CHATS = Path(__file__).parent / "own_chats.jsonl"
 
 TOPICS = (
     *("rain", "bread", "bicycles", "the moon", "a library", "honey", "trains", "mountains"),
