@@ -76,6 +76,7 @@ def main(
     models: Annotated[list[str], typer.Argument(help="Folders, or default.")],
     count: Annotated[int, typer.Option(help="Of the file's first chats.", min=1)] = 64,
     max_tokens: Annotated[int, typer.Option(help="Longer chats are left out.", min=2)] = 160,
+    loops: Annotated[int | None, typer.Option(help="A depth to look at besides.", min=2)] = None,
 ) -> None:
     """Print a line for each model and depth."""
     for spec in models:
@@ -87,8 +88,10 @@ def main(
         depths = {"1 loop": (1, False)}
         if most > 1:
             depths |= {"auto": (most, True), f"{most} loops": (most, False)}
-        for name, (loops, is_automatic) in depths.items():
-            found = chat_loss(model, chats, loops=loops, is_automatic=is_automatic)
+        if loops and loops < most:
+            depths |= {f"{loops} loops": (loops, False)}
+        for name, (deepest, is_automatic) in depths.items():
+            found = chat_loss(model, chats, loops=deepest, is_automatic=is_automatic)
             typer.echo(
                 f"{spec}, {name}: {found.loss:.3f} nats a token of {found.num_tokens} in "
                 f"{len(chats)} answers, {found.loops:.2f} loops a token"

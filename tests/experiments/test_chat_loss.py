@@ -10,7 +10,7 @@ from heddle.train.data.document import IGNORED
 from heddle.train.teacher import frozen
 from heddle.weights.checkpoint import open_checkpoint
 from heddle.weights.delta import upcycle
-from recipes.experiments.chat_loss import chat_loss, first_chats
+from recipes.experiments.chat_loss import chat_loss, first_chats, main
 from tests.tiny import save_tiny
 
 
@@ -64,3 +64,12 @@ def test_tokens_may_choose_their_loops(models, file):
     with torch.no_grad():
         model.think.read.bias.fill_(-1e4)  # no token is hard
     assert chat_loss(model, chats, loops=3, is_automatic=True).loops == 1
+
+
+def test_a_line_for_each_depth_is_printed(models, file, capsys):
+    base, up = models
+    main(file, [str(base.path), str(up.path)], count=3, max_tokens=10_000, loops=2)
+    lines = capsys.readouterr().out.splitlines()
+    told = [line.removeprefix(str(up.path.parent)).split(":")[0] for line in lines]
+    assert told == ["/base, 1 loop", "/up, 1 loop", "/up, auto", "/up, 3 loops", "/up, 2 loops"]
+    assert lines[-1].endswith("2.00 loops a token")
