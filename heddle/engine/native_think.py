@@ -3,6 +3,8 @@
 Each stands for its module of `heddle.model`, which says what it computes and is its test.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ from heddle.model.batch import Depth, LoopStates, Packed
 from heddle.model.layers import Context
 from heddle.model.memory import Memory
 from heddle.model.router import Choice, Routing
-from heddle.model.think import Block, Thought, rounds_of, together
+from heddle.model.think import Block, Thought, by_round, rounds_of
 
 
 class NativeGate(nn.Module):
@@ -56,15 +58,8 @@ class NativeThink(nn.Module):
         if depth is None or (deepest := int(depth.max_T.max())) == 1:
             return self._once(x_TD, block, context)
         rounds = rounds_of(packed, depth, block_tokens=self._block_tokens)
-        if not rounds:
-            return self._think(x_TD, block, context, depth, deepest)
-        thoughts = [
-            self._think(
-                x_TD.index_select(0, rows), block, context.part(rows), depth.rows(rows), deepest
-            )
-            for rows in rounds
-        ]
-        return together(thoughts, rounds)
+        think = partial(self._think, block=block, deepest=deepest)
+        return by_round(think, x_TD, context, depth, rounds)
 
     def _once(self, x_TD: Tensor, block: Block, context: Context) -> Thought:
         h_TD, choices = block(x_TD, context)
@@ -74,7 +69,7 @@ class NativeThink(nn.Module):
         return Thought(LoopStates(h_TD, h_TD, h_TD), ones_T, hard_T, settled_T, choices)
 
     def _think(
-        self, x_TD: Tensor, block: Block, context: Context, depth: Depth, deepest: int
+        self, x_TD: Tensor, context: Context, depth: Depth, *, block: Block, deepest: int
     ) -> Thought:
         h_TD, choices = block(x_TD, context)
         said_T2 = self._thinking.read(h_TD)

@@ -15,6 +15,7 @@ by experiment (docs/experiments/loop_cache.md).
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -77,18 +78,11 @@ class Think(nn.Module):
         rounds = []
         if deepest > 1:
             rounds = rounds_of(packed, depth, block_tokens=self.block_tokens, agree=self.agree)
-        if not rounds:
-            return self._think(x_TD, block, context, depth, deepest)
-        thoughts = [
-            self._think(
-                x_TD.index_select(0, rows), block, context.part(rows), depth.rows(rows), deepest
-            )
-            for rows in rounds
-        ]
-        return together(thoughts, rounds)
+        think = partial(self._think, block=block, deepest=deepest)
+        return by_round(think, x_TD, context, depth, rounds)
 
     def _think(
-        self, x_TD: Tensor, block: Block, context: Context, depth: Depth, deepest: int
+        self, x_TD: Tensor, context: Context, depth: Depth, *, block: Block, deepest: int
     ) -> Thought:
         """Take tokens of which no sequence that may loop has more than one block."""
         h_TD, choices = block(x_TD, context)
@@ -158,7 +152,23 @@ def rounds_of(
     return [(round_T == number).nonzero()[:, 0] for number in range(num_rounds)]
 
 
-def together(thoughts: list[Thought], rounds: list[Tensor]) -> Thought:
+def by_round(
+    think: Callable[[Tensor, Context, Depth], Thought],
+    x_TD: Tensor,
+    context: Context,
+    depth: Depth,
+    rounds: list[Tensor],
+) -> Thought:
+    """Return what `think` makes of each round's rows, one round after the other, in one thought."""
+    if not rounds:
+        return think(x_TD, context, depth)
+    thoughts = [
+        think(x_TD.index_select(0, rows), context.part(rows), depth.rows(rows)) for rows in rounds
+    ]
+    return _together(thoughts, rounds)
+
+
+def _together(thoughts: list[Thought], rounds: list[Tensor]) -> Thought:
     """Return the thought of all tokens from those of each round's."""
     order_T = torch.cat(rounds).argsort()
 
