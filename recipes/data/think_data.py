@@ -7,14 +7,15 @@ holds several questions, each with its answer: where an answer is three digits l
 and its system message would else be most of what is read. `recipes/think_sums.py` reads them.
 """
 
-import argparse
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from heddle.cli.download import fetched
 from heddle.cli.local_server import loaded, serving
@@ -106,26 +107,27 @@ def _write(path: Path, chats: Iterator[Any], cluster: str) -> None:
             row = {"messages": messages, "cluster": cluster, "licence": LICENCE}
             file.write(json.dumps(row) + "\n")
             num_chats += 1
-    print(f"{path}: {num_chats:,} chats")  # noqa: T201
+    typer.echo(f"{path}: {num_chats:,} chats")
 
 
-def main() -> None:
+def main(
+    folder: Annotated[Path, typer.Argument(help="Where the files go.")],
+    num_sums: Annotated[int, typer.Option("--sums", help="Chats.", min=1)] = 4000,
+    num_chains: Annotated[int, typer.Option("--chains", help="Chats.", min=1)] = 1500,
+    num_answers: Annotated[
+        int, typer.Option("--talk", help="Answers to each question.", min=0)
+    ] = 1,
+) -> None:
     """Write the files."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--sums", type=int, default=4000, help="chats")
-    parser.add_argument("--chains", type=int, default=1500, help="chats")
-    parser.add_argument("--talk", type=int, default=1, help="answers to each question")
-    arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     sums, chains = ([find(name) for name in each] for each in (SUMS, CHAINS))
     for name, chats, cluster in (
-        ("sums", quizzes(sums, SUM_LEVELS, arguments.sums, seed=1), "symbolic"),
-        ("chains", quizzes(chains, CHAIN_STEPS, arguments.chains, seed=2), "symbolic"),
-        ("talk", talk(arguments.talk), "creative"),
+        ("sums", quizzes(sums, SUM_LEVELS, num_sums, seed=1), "symbolic"),
+        ("chains", quizzes(chains, CHAIN_STEPS, num_chains, seed=2), "symbolic"),
+        ("talk", talk(num_answers), "creative"),
     ):
-        _write(arguments.folder / f"{name}.jsonl", chats, cluster)
+        _write(folder / f"{name}.jsonl", chats, cluster)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
